@@ -1,0 +1,1 @@
+"""fewbits finds the fewest bits that a model can bear, by measuring."""

@@ -1,0 +1,1 @@
+"""From activations to ranges: streaming statistics and the methods that choose a range."""

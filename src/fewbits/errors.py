@@ -1,0 +1,67 @@
+"""Every error that fewbits raises on purpose.
+
+::
+
+    FewbitsError
+    ├── UsageError            what was given cannot be used; nothing was changed   (exit code 2)
+    │   ├── ModelError        not a model, truncated, NaN weights, already quantised
+    │   ├── DataError         names, shapes, NaN, empty: says what was expected
+    │   ├── MetricError       unknown metric, or an evaluate function that misbehaves
+    │   ├── PlanError         a plan that does not fit the model, or is not a plan
+    │   ├── SchemeError       a scheme or format text that cannot be read
+    │   ├── TargetError       unknown or uninstalled runtime
+    │   └── RunError          the run directory exists, or belongs to another model
+    └── ToolError             something outside failed while working               (exit code 1)
+        ├── StorageError      disk full, permission
+        └── WorkerError       a measuring process died or did not answer
+
+A message says what is wrong, what was expected, and what to do next.
+"""
+
+
+class FewbitsError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class UsageError(FewbitsError):
+    """What the caller gave cannot be used."""
+
+
+class ModelError(UsageError):
+    """The model cannot be read or cannot be worked on."""
+
+
+class DataError(UsageError):
+    """The data does not fit the model, or is not usable."""
+
+
+class MetricError(UsageError):
+    """The metric is unknown or does not give a usable score."""
+
+
+class PlanError(UsageError):
+    """The plan cannot be read or does not belong to this model."""
+
+
+class SchemeError(UsageError):
+    """A format or scheme text cannot be read."""
+
+
+class TargetError(UsageError):
+    """The runtime is unknown or not installed."""
+
+
+class RunError(UsageError):
+    """The run directory cannot be used as asked."""
+
+
+class ToolError(FewbitsError):
+    """Something outside fewbits failed while it was working."""
+
+
+class StorageError(ToolError):
+    """A file could not be written."""
+
+
+class WorkerError(ToolError):
+    """A measuring process died or did not answer."""

@@ -1,0 +1,1 @@
+"""Number formats and schemes: frozen values with a text form that round-trips."""

@@ -1,0 +1,132 @@
+"""A model's graph without its framework: nodes by kind, tensors by name, sizes and work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from math import prod
+
+AttributeValue = int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
+
+
+class Kind(StrEnum):
+    """What a node does, in every framework's words reduced to one."""
+
+    CONV = "conv"
+    CONV_TRANSPOSE = "conv_transpose"
+    MATMUL = "matmul"
+    GEMM = "gemm"
+    BATCH_NORM = "batch_norm"
+    ADD = "add"
+    MUL = "mul"
+    RELU = "relu"
+    CLIP = "clip"
+    HARD_SWISH = "hard_swish"
+    HARD_SIGMOID = "hard_sigmoid"
+    SIGMOID = "sigmoid"
+    GELU = "gelu"
+    SOFTMAX = "softmax"
+    LAYER_NORM = "layer_norm"
+    CONCAT = "concat"
+    MAX_POOL = "max_pool"
+    AVERAGE_POOL = "average_pool"
+    GLOBAL_AVERAGE_POOL = "global_average_pool"
+    RESHAPE = "reshape"
+    TRANSPOSE = "transpose"
+    SLICE = "slice"
+    QUANTIZE = "quantize"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A value in the graph. `shape` is ``None`` where even the rank is unknown; a dynamic
+    dimension is its name (or ``"?"``). `dtype` is numpy's name for the type."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...] | None
+    constant: bool = False
+
+    @property
+    def elements(self) -> int:
+        """Number of elements, counting dynamic dimensions as 1; 0 where the rank is unknown."""
+        return 0 if self.shape is None else prod(d if isinstance(d, int) else 1 for d in self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation. `op` is the framework's own name, `kind` ours. An absent optional input is ``""``."""
+
+    name: str
+    kind: Kind
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes in topological order and the tensors between them.
+
+    `pinned` names tensors that something outside the node list reads (a subgraph of ``If`` or
+    ``Loop``): they keep their name and their float value.
+    """
+
+    nodes: tuple[Node, ...]
+    tensors: Mapping[str, Tensor]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    pinned: frozenset[str] = frozenset()
+
+    @cached_property
+    def node(self) -> Mapping[str, Node]:
+        """Nodes by name."""
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def producer(self) -> Mapping[str, Node]:
+        """The node that makes each tensor."""
+        return {output: node for node in self.nodes for output in node.outputs if output}
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[Node, ...]]:
+        """The nodes that read each tensor, once per node."""
+        found: dict[str, dict[str, Node]] = {}
+        for node in self.nodes:
+            for name in node.inputs:
+                if name:
+                    found.setdefault(name, {})[node.name] = node
+        return {name: tuple(nodes.values()) for name, nodes in found.items()}
+
+    def is_constant(self, name: str) -> bool:
+        """Whether `name` is a weight or other constant."""
+        tensor = self.tensors.get(name)
+        return tensor is not None and tensor.constant
+
+    def only_consumer(self, name: str) -> Node | None:
+        """The single node that reads `name`, or ``None`` if there are several, none, or something
+        outside reads it too (a graph output, a pinned tensor)."""
+        readers = self.consumers.get(name, ())
+        return readers[0] if len(readers) == 1 and name not in self.outputs and name not in self.pinned else None
+
+    def macs(self, node: Node) -> int:
+        """Multiply-accumulate operations of `node` (0 unless it is a product); dynamic dimensions count as 1."""
+        if node.kind in (Kind.CONV, Kind.CONV_TRANSPOSE):
+            weight = self.tensors[node.inputs[1]]
+            # Each output element of a convolution (input element of a transposed one) costs one filter.
+            counted = self.tensors.get(node.outputs[0] if node.kind is Kind.CONV else node.inputs[0])
+            if counted is None or not weight.shape:
+                return 0
+            first = weight.shape[0]
+            return counted.elements * (weight.elements // first if isinstance(first, int) and first else 0)
+        if node.kind in (Kind.MATMUL, Kind.GEMM):
+            first_operand, output = self.tensors.get(node.inputs[0]), self.tensors.get(node.outputs[0])
+            if first_operand is None or output is None or not first_operand.shape:
+                return 0
+            depth = first_operand.shape[0 if node.attributes.get("transA") else -1]
+            return output.elements * (depth if isinstance(depth, int) else 1)
+        return 0

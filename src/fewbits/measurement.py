@@ -1,0 +1,37 @@
+"""Figures with their spread and how they were taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with the interval that holds it with probability `confidence`."""
+
+    value: float
+    low: float
+    high: float
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """One candidate's seconds per call. `blocks` holds the raw calls, one tuple per round; `median`
+    is the median over rounds of the block medians."""
+
+    name: str
+    median: float
+    blocks: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Paired latencies. `speedups` gives, for every candidate but the baseline, baseline seconds
+    over candidate seconds: above 1 is faster."""
+
+    baseline: str
+    latencies: Mapping[str, Latency]
+    speedups: Mapping[str, Interval]
+    how: str

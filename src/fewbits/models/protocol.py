@@ -1,0 +1,60 @@
+"""What the rest of fewbits knows of a model: its graph, its weights, its activations, and how to convert it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fewbits.data.batches import Array, Arrays, Batch
+from fewbits.graph import Graph, Tensor
+from fewbits.plan import Plan
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a target opens: the bytes of an ONNX model that is complete in itself."""
+
+    content: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return len(self.content)
+
+
+class Model(Protocol):
+    """A trained model. Immutable: converting makes a new artefact and leaves this as it was."""
+
+    @property
+    def graph(self) -> Graph:
+        """Nodes and tensors."""
+
+    @property
+    def inputs(self) -> Sequence[Tensor]:
+        """What the model reads, in order, without its weights."""
+
+    @property
+    def outputs(self) -> Sequence[Tensor]:
+        """What the model gives, in order."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the model's bytes, weights included."""
+
+    @property
+    def source(self) -> Path | None:
+        """The file it was read from, if there is one."""
+
+    def weight(self, name: str) -> Array:
+        """The constant tensor `name`. Raises KeyError."""
+
+    def observe(self, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
+        """The values that `tensors` of the original model take, one mapping per batch."""
+
+    def original(self) -> Artifact:
+        """The model as it was given."""
+
+    def converted(self, plan: Plan) -> Artifact:
+        """The model under `plan`. Raises PlanError if the plan does not fit."""

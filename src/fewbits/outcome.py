@@ -1,0 +1,44 @@
+"""How a tuning run ended, and what that means for whoever started it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """The end of a run. `advice` says what happened and what to do; `exit_code` is the command line's."""
+
+    MET = "met"
+    KEPT_ORIGINAL = "kept_original"
+    BUDGET_UNREACHABLE = "budget_unreachable"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def advice(self) -> str:
+        """What happened and what to do next, in one sentence or two."""
+        return _ADVICE[self]
+
+    @property
+    def exit_code(self) -> int:
+        """0 met, 3 budget unreachable, 4 kept original, 130 interrupted."""
+        return _EXIT_CODES[self]
+
+
+_ADVICE = {
+    Outcome.MET: "The converted model is better on the objective beyond the noise and within the accuracy budget.",
+    Outcome.KEPT_ORIGINAL: (
+        "No plan within the accuracy budget beats the original beyond the noise, so the original is returned. "
+        "Serve it as it is, or try another target or batch size."
+    ),
+    Outcome.BUDGET_UNREACHABLE: (
+        "No plan that gains anything stays within the accuracy budget. The original is returned as model.onnx and "
+        "the closest plan is saved as best.onnx; allow a larger --max-loss or give more calibration data."
+    ),
+    Outcome.INTERRUPTED: "Stopped before the end. What was measured is kept; go on with --resume.",
+}
+_EXIT_CODES = {
+    Outcome.MET: 0,
+    Outcome.KEPT_ORIGINAL: 4,
+    Outcome.BUDGET_UNREACHABLE: 3,
+    Outcome.INTERRUPTED: 130,
+}

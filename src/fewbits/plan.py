@@ -1,0 +1,95 @@
+"""The decision as a file: which group computes in which scheme, with which ranges, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from fewbits import __about__
+from fewbits.errors import PlanError, SchemeError
+from fewbits.formats.scheme import FP32, Scheme
+
+VERSION = 1
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The scheme of one group, as text, and why."""
+
+    scheme: str
+    reason: str
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Group name → choice, and tensor name → range (low, high) of its real values.
+
+    A group that is not named stays in fp32. `model_sha256` says for which model the plan was made.
+    """
+
+    model_sha256: str
+    choices: Mapping[str, Choice]
+    ranges: Mapping[str, tuple[float, float]]
+    target: str = ""
+    calibration: str = ""
+    made_by: str = f"fewbits {__about__.VERSION}"
+    version: int = VERSION
+    notes: tuple[str, ...] = field(default=())
+
+    __pydantic_config__ = _STRICT
+
+    def scheme(self, group: str) -> Scheme:
+        """The scheme of `group`."""
+        choice = self.choices.get(group)
+        return FP32 if choice is None else Scheme.parse(choice.scheme)
+
+    @property
+    def low(self) -> frozenset[str]:
+        """Names of the groups that leave fp32."""
+        return frozenset(name for name in self.choices if not self.scheme(name).is_float)
+
+    def reverted(self, groups: Mapping[str, str]) -> Plan:
+        """The same plan with each of `groups` (name → reason) back in fp32."""
+        changed = {name: Choice(str(FP32), reason) for name, reason in groups.items()}
+        return replace(self, choices={**self.choices, **changed})
+
+    def to_json(self) -> str:
+        """Indented JSON; ``Plan.from_json`` reads it back to an equal plan."""
+        return _ADAPTER.dump_json(self, indent=2).decode() + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Plan:
+        """Read a plan. Raises PlanError if it is not one, or of another version."""
+        try:
+            plan = _ADAPTER.validate_json(text)
+            for choice in plan.choices.values():
+                Scheme.parse(choice.scheme)
+        except (ValidationError, SchemeError) as error:
+            raise PlanError(f"not a fewbits plan: {error}") from error
+        if plan.version != VERSION:
+            raise PlanError(f"the plan has version {plan.version}; this fewbits reads version {VERSION}")
+        return plan
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read the plan at `path`. Raises PlanError."""
+        try:
+            return cls.from_json(path.read_bytes())
+        except OSError as error:
+            raise PlanError(f"cannot read the plan {path}: {error.strerror}") from error
+
+
+def diff(a: Plan, b: Plan) -> dict[str, tuple[Scheme, Scheme]]:
+    """Groups whose scheme differs between `a` and `b`, with both schemes, in name order."""
+    names = sorted({*a.choices, *b.choices})
+    pairs = {name: (a.scheme(name), b.scheme(name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+_ADAPTER = TypeAdapter(Plan)

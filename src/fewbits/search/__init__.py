@@ -1,0 +1,1 @@
+"""Which plan to try next; sees tables, never models or data."""

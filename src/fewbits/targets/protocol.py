@@ -1,0 +1,84 @@
+"""What the rest of fewbits knows of a runtime: what it can run, how to open a model, what really ran."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from fewbits.data.batches import Arrays
+from fewbits.formats.scheme import Scheme
+from fewbits.graph import Graph
+from fewbits.grouping import Group
+from fewbits.machine import Machine
+from fewbits.models.protocol import Artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """One node as the runtime really ran it.
+
+    `outputs` are tensor names of the opened model, the link back to groups; `seconds` is the
+    median over the profiled calls, 0 where it was not profiled.
+    """
+
+    name: str
+    kernel: str
+    precision: str
+    outputs: tuple[str, ...]
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a group cannot have a scheme."""
+
+    scheme: Scheme
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Menu:
+    """The schemes that a target really runs for one group, and those it refuses."""
+
+    schemes: tuple[Scheme, ...]
+    refusals: tuple[Refusal, ...] = ()
+
+
+class Session(Protocol):
+    """An opened model. A context manager."""
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Outputs by name."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Target(Protocol):
+    """A runtime on this machine with its options."""
+
+    @property
+    def name(self) -> str:
+        """Text that `open_target` reads back, for example ``onnxruntime:cpu``."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that a session uses."""
+
+    @property
+    def machine(self) -> Machine:
+        """The machine and the runtime's version."""
+
+    def menu(self, graph: Graph, group: Group) -> Menu:
+        """What `group` may become here."""
+
+    def open(self, artifact: Artifact) -> Session:
+        """Load `artifact`. Raises ModelError if the runtime refuses it."""
+
+    def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
+        """Every node that ran: kernel, precision, and median seconds over `calls` profiled calls."""

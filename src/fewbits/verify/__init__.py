@@ -1,0 +1,1 @@
+"""Whether a figure holds: splits, paired statistics, acceptance."""
