@@ -1,1 +1,104 @@
-"""fewbits finds the fewest bits that a model can bear, by measuring."""
+"""fewbits finds the fewest bits that a model can bear, by measuring.
+
+The public names are resolved on first use, so that ``import fewbits`` itself stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from fewbits import __about__
+
+if TYPE_CHECKING:
+    from fewbits.budget import Budget
+    from fewbits.errors import (
+        DataError,
+        FewbitsError,
+        MetricError,
+        ModelError,
+        PlanError,
+        RunError,
+        SchemeError,
+        StorageError,
+        TargetError,
+        ToolError,
+        UsageError,
+        WorkerError,
+    )
+    from fewbits.flow import Result, bench, convert, inspect, tune
+    from fewbits.formats.scheme import Scheme
+    from fewbits.models import open_model
+    from fewbits.outcome import Outcome
+    from fewbits.plan import Plan
+    from fewbits.space import Rule
+    from fewbits.targets import open_target
+
+__version__ = __about__.VERSION
+
+__all__ = [
+    "Budget",
+    "DataError",
+    "FewbitsError",
+    "MetricError",
+    "ModelError",
+    "Outcome",
+    "Plan",
+    "PlanError",
+    "Result",
+    "Rule",
+    "RunError",
+    "Scheme",
+    "SchemeError",
+    "StorageError",
+    "TargetError",
+    "ToolError",
+    "UsageError",
+    "WorkerError",
+    "__version__",
+    "bench",
+    "convert",
+    "inspect",
+    "open_model",
+    "open_target",
+    "tune",
+]
+
+_HOMES = {
+    "fewbits.budget": ("Budget",),
+    "fewbits.errors": (
+        "DataError",
+        "FewbitsError",
+        "MetricError",
+        "ModelError",
+        "PlanError",
+        "RunError",
+        "SchemeError",
+        "StorageError",
+        "TargetError",
+        "ToolError",
+        "UsageError",
+        "WorkerError",
+    ),
+    "fewbits.flow": ("Result", "bench", "convert", "inspect", "tune"),
+    "fewbits.formats.scheme": ("Scheme",),
+    "fewbits.models": ("open_model",),
+    "fewbits.outcome": ("Outcome",),
+    "fewbits.plan": ("Plan",),
+    "fewbits.space": ("Rule",),
+    "fewbits.targets": ("open_target",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+# Hidden from type checkers, which would take every misspelt name for an object.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module 'fewbits' has no attribute {name!r}")
+        return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
-from fewbits.data.batches import Arrays
+from fewbits.data.batches import Arrays, Dataset
 
 Predict = Callable[[Arrays], Arrays]
 
@@ -21,8 +22,32 @@ class Direction(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Scores:
     """A score over `samples` samples. `per_sample` has one entry per sample where the metric is a
-    mean over samples, and is empty where it is not (F1, a user's single number)."""
+    mean over samples, and is empty where it is not (F1, a user's single number). `samples` is 0 where
+    only the user's function knows."""
 
     value: float
     samples: int
     per_sample: tuple[float, ...] = ()
+
+
+class Evaluator(Protocol):
+    """Gives a model its score: a metric by name, or the user's own function."""
+
+    @property
+    def name(self) -> str:
+        """What a report calls it."""
+
+    @property
+    def direction(self) -> Direction:
+        """Which way its score is better."""
+
+    @property
+    def uses_split(self) -> bool:
+        """Whether it reads the split it is given; the user's own function brings its own data."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it compares with the original model's outputs instead of labels."""
+
+    def __call__(self, predict: Predict, split: Dataset, batch: int) -> Scores:
+        """The score of the model behind `predict` on `split`, read in batches of `batch`. Raises MetricError."""

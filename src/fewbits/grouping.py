@@ -1,18 +1,38 @@
-"""Which nodes must share one scheme, found from the graph's structure alone."""
+"""Which nodes must share one scheme, found from the graph's structure alone.
+
+Three sorts of groups:
+
+* **products**: a convolution or matrix product with its batch norm, bias and activation;
+* **joints**: an operation between products that a runtime may run on integers (addition,
+  multiplication, concat, average pool) with the activation behind it;
+* **carriers** are not groups: max-pool, reshape, transpose and slice have no scheme of their own,
+  a scale passes through them unchanged.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fewbits.graph import Kind
+from fewbits.graph import Graph, Kind, Node
+
+PRODUCTS = frozenset({Kind.CONV, Kind.CONV_TRANSPOSE, Kind.MATMUL, Kind.GEMM})
+JOINTS = frozenset({Kind.ADD, Kind.MUL, Kind.CONCAT, Kind.AVERAGE_POOL, Kind.GLOBAL_AVERAGE_POOL})
+CARRIERS = frozenset({Kind.MAX_POOL, Kind.RESHAPE, Kind.TRANSPOSE, Kind.SLICE})
+ABSORBED = frozenset({Kind.RELU, Kind.CLIP})
+"""Activations that a quantiser behind them absorbs: its range ends where theirs does."""
+_ACTIVATIONS = ABSORBED | {Kind.HARD_SWISH, Kind.HARD_SIGMOID, Kind.SIGMOID}
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """An anchor (convolution, matrix product, or an operation between them) and what is fused behind it.
+    """An anchor and what is fused behind it.
 
-    `operands` are the activation tensors that it reads; `weight` and `bias` name constants, ``""``
-    where there is none; `output` is the tensor after the last fused node.
+    `nodes` starts with the anchor, in graph order; `operands` are the activation tensors that the
+    anchor reads; `weight` and `bias` name constants, ``""`` where there is none; `inner` is the
+    tensor that the arithmetic itself gives (behind batch norm, bias and an absorbed activation);
+    `output` is the tensor behind the last fused node, the same as `inner` unless an activation
+    follows that no quantiser can absorb (HardSwish, Sigmoid).
     """
 
     name: str
@@ -21,4 +41,111 @@ class Group:
     operands: tuple[str, ...]
     weight: str
     bias: str
+    inner: str
     output: str
+
+    @property
+    def is_product(self) -> bool:
+        """Whether the anchor multiplies and accumulates; otherwise the group is a joint."""
+        return self.kind in PRODUCTS
+
+
+def group(graph: Graph) -> tuple[Group, ...]:
+    """All groups of `graph`, in graph order; every node is in at most one."""
+    taken: set[str] = set()
+    found: list[Group] = []
+    for wanted in (PRODUCTS, JOINTS):
+        for node in graph.nodes:
+            if node.kind in wanted and node.name not in taken:
+                made = _product(graph, node) if wanted is PRODUCTS else _joint(graph, node)
+                if made is not None:
+                    found.append(made)
+                    taken.update(made.nodes)
+    order = {node.name: index for index, node in enumerate(graph.nodes)}
+    return tuple(sorted(found, key=lambda made: order[made.name]))
+
+
+def _product(graph: Graph, anchor: Node) -> Group | None:
+    if len(anchor.inputs) < 2:
+        return None
+    operands = tuple(name for name in anchor.inputs[:2] if not graph.is_constant(name))
+    weight = anchor.inputs[1] if graph.is_constant(anchor.inputs[1]) else ""
+    bias = anchor.inputs[2] if len(anchor.inputs) > 2 else ""
+    nodes, tensor = [anchor], anchor.outputs[0]
+    if anchor.kind in (Kind.CONV, Kind.CONV_TRANSPOSE):
+        following = graph.only_consumer(tensor)
+        if following is not None and following.kind is Kind.BATCH_NORM and len(following.outputs) == 1:
+            nodes.append(following)
+            tensor = following.outputs[0]
+    if anchor.kind is Kind.MATMUL and weight:
+        following = graph.only_consumer(tensor)
+        added = _vector_bias(graph, following, tensor, weight)
+        if following is not None and added:
+            nodes.append(following)
+            bias, tensor = added, following.outputs[0]
+    return _with_activation(graph, anchor, nodes, operands, weight, bias, tensor)
+
+
+def _joint(graph: Graph, anchor: Node) -> Group | None:
+    operands = tuple(name for name in anchor.inputs if name and not graph.is_constant(name))
+    # A joint joins activations: scaling by a constant or adding one is somebody else's affine part.
+    if len(operands) != len(anchor.inputs):
+        return None
+    if any(_dtype(graph, name) not in ("float32", "unknown") for name in operands):
+        return None
+    return _with_activation(graph, anchor, [anchor], operands, "", "", anchor.outputs[0])
+
+
+def _with_activation(
+    graph: Graph, anchor: Node, nodes: list[Node], operands: tuple[str, ...], weight: str, bias: str, tensor: str
+) -> Group:
+    inner = output = tensor
+    following = graph.only_consumer(tensor)
+    if following is not None and following.kind in _ACTIVATIONS and _is_unary(graph, following):
+        nodes.append(following)
+        output = following.outputs[0]
+        inner = output if following.kind in ABSORBED else inner
+    names = tuple(node.name for node in nodes)
+    return Group(anchor.name, anchor.kind, names, operands, weight, bias, inner, output)
+
+
+def _is_unary(graph: Graph, node: Node) -> bool:
+    return all(not name or graph.is_constant(name) for name in node.inputs[1:])
+
+
+def _vector_bias(graph: Graph, node: Node | None, tensor: str, weight: str) -> str:
+    """The constant that `node` adds to `tensor` along the last axis, ``""`` if it does not."""
+    if node is None or node.kind is not Kind.ADD or len(node.inputs) != 2:
+        return ""
+    other = node.inputs[0] if node.inputs[1] == tensor else node.inputs[1]
+    if not graph.is_constant(other):
+        return ""
+    shape, columns = graph.tensors[other].shape, graph.tensors[weight].shape
+    if not shape or not columns or any(size != 1 for size in shape[:-1]):
+        return ""
+    return other if shape[-1] == columns[-1] else ""
+
+
+def _dtype(graph: Graph, name: str) -> str:
+    tensor = graph.tensors.get(name)
+    return "unknown" if tensor is None else tensor.dtype
+
+
+def tied(graph: Graph, groups: Iterable[Group]) -> tuple[frozenset[str], ...]:
+    """Classes of tensors that must share one scale: what a carrier passes through, and everything
+    that a concat joins (Rodriguez et al. 2018, section 4: one scale across the inputs)."""
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            name = parent[name]
+        return name
+
+    joined = [(node.inputs[0], node.outputs[0]) for node in graph.nodes if node.kind in CARRIERS]
+    joined += [(name, made.output) for made in groups if made.kind is Kind.CONCAT for name in made.operands]
+    for one, other in joined:
+        parent[root(one)] = root(other)
+    classes: dict[str, set[str]] = {}
+    for name in parent:
+        classes.setdefault(root(name), set()).add(name)
+    return tuple(frozenset(members) for members in classes.values() if len(members) > 1)

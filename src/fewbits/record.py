@@ -16,7 +16,8 @@ from fewbits.machine import Machine
 from fewbits.measurement import Comparison, Interval
 from fewbits.outcome import Outcome
 
-_STRICT = ConfigDict(extra="forbid")
+# A model that gives NaN has an infinite loss; plain JSON would turn that into null.
+_STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,38 @@
 """The only door to models: `open_model`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+from fewbits.errors import ModelError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from fewbits.models.protocol import Model
+
+ModelSource = Union[str, Path, bytes, "ModelProto", "Model"]
+
+
+def open_model(source: ModelSource) -> Model:
+    """Open an ONNX model from its path, its bytes, or a ``ModelProto`` (which is copied, never changed).
+
+    Raises:
+        ModelError: not an ONNX model, truncated, missing external data, NaN or Inf in its weights.
+    """
+    # The framework is imported when a model of it is opened, so that `import fewbits` stays light.
+    from fewbits.models.onnx_model import OnnxModel, is_proto  # noqa: PLC0415
+
+    if isinstance(source, OnnxModel):
+        return source
+    if isinstance(source, (str, Path)):
+        return OnnxModel.load(Path(source))
+    if isinstance(source, bytes):
+        return OnnxModel.from_bytes(source)
+    if is_proto(source):
+        return OnnxModel.from_bytes(source.SerializeToString())
+    raise ModelError(f"cannot open a model from {type(source).__name__}; give a path, bytes or an onnx.ModelProto")
+
+
+__all__ = ["ModelSource", "open_model"]

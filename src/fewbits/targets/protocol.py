@@ -8,11 +8,11 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from fewbits.data.batches import Arrays
-from fewbits.formats.scheme import Scheme
 from fewbits.graph import Graph
 from fewbits.grouping import Group
 from fewbits.machine import Machine
 from fewbits.models.protocol import Artifact
+from fewbits.space import Menu
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +28,6 @@ class Executed:
     precision: str
     outputs: tuple[str, ...]
     seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a group cannot have a scheme."""
-
-    scheme: Scheme
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Menu:
-    """The schemes that a target really runs for one group, and those it refuses."""
-
-    schemes: tuple[Scheme, ...]
-    refusals: tuple[Refusal, ...] = ()
 
 
 class Session(Protocol):

@@ -1,0 +1,25 @@
+"""How far a converted model's output is from the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewbits.models.protocol import Artifact
+from fewbits.targets import open_target
+
+
+def output(model: Path, inputs: Mapping[str, NDArray[np.generic]], threads: int) -> NDArray[np.float64]:
+    """The first output over all samples, one sample per call, on ONNX Runtime."""
+    samples = len(next(iter(inputs.values())))
+    with open_target("onnxruntime:cpu", threads).open(Artifact(model.read_bytes())) as session:
+        calls = [session({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(samples)]
+    return np.concatenate([next(iter(call.values())) for call in calls]).astype(np.float64)
+
+
+def relative_error(found: NDArray[np.float64], original: NDArray[np.float64]) -> float:
+    """‖found - original‖ / ‖original‖."""
+    return float(np.linalg.norm(found - original) / np.linalg.norm(original))

@@ -1,0 +1,116 @@
+"""The result files: what is stored, how a new run is merged in, and how a file is read back."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ConfigDict, TypeAdapter
+
+from fewbits.machine import Machine
+from fewbits.measurement import Comparison
+from fewbits.record import RunRecord
+
+FOLDER = Path(__file__).parent / "results"
+PACKAGES = ("fewbits", "numpy", "onnx", "onnxruntime", "torch", "transformers")
+
+_STRICT = ConfigDict(extra="forbid")
+_INNERMOST_LIST = re.compile(r"\[([^\[\]{}\"]*)\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How and where a row was taken."""
+
+    command: str
+    date: str
+    machine: Machine
+
+    __pydantic_config__ = _STRICT
+
+    @classmethod
+    def now(cls, machine: Machine) -> Taken:
+        """By the running command, on `machine`, today."""
+        words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+        return cls(f"python benchmarks/{shlex.join(words)}", datetime.now(UTC).date().isoformat(), machine)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """One model tuned. `relative_error` is ‖y - y_fp32‖ / ‖y_fp32‖ over held-out inputs; `record` has the rest,
+    the raw blocks of the latency included."""
+
+    name: str
+    title: str
+    note: str
+    relative_error: float
+    record: RunRecord
+    taken: Taken
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One way to int8. `failure` is empty where it worked; where it did not, the figures are 0."""
+
+    name: str
+    settings: str
+    bytes: int
+    relative_error: float
+    failure: str
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """One model in all its forms, timed in one run; the names in `comparison` are those of `forms`."""
+
+    name: str
+    title: str
+    note: str
+    forms: tuple[Form, ...]
+    comparison: Comparison
+    taken: Taken
+
+    __pydantic_config__ = _STRICT
+
+
+_TUNED = TypeAdapter(tuple[Tuned, ...])
+_PEERS = TypeAdapter(tuple[SideBySide, ...])
+
+
+def read_latency(path: Path = FOLDER / "latency.json") -> tuple[Tuned, ...]:
+    """The stored rows, none if there is no file."""
+    return _TUNED.validate_json(path.read_bytes()) if path.is_file() else ()
+
+
+def read_peers(path: Path = FOLDER / "peers.json") -> tuple[SideBySide, ...]:
+    """The stored rows, none if there is no file."""
+    return _PEERS.validate_json(path.read_bytes()) if path.is_file() else ()
+
+
+def add_latency(row: Tuned, path: Path = FOLDER / "latency.json") -> None:
+    """Store `row` in place of an older one of the same model."""
+    rows = {stored.name: stored for stored in read_latency(path)} | {row.name: row}
+    _write(_TUNED.dump_json(tuple(rows.values()), indent=1), path)
+
+
+def add_peers(row: SideBySide, path: Path = FOLDER / "peers.json") -> None:
+    """Store `row` in place of an older one of the same model."""
+    rows = {stored.name: stored for stored in read_peers(path)} | {row.name: row}
+    _write(_PEERS.dump_json(tuple(rows.values()), indent=1), path)
+
+
+def _write(content: bytes, path: Path) -> None:
+    # A list of numbers on one line: the raw calls would fill a line each.
+    text = _INNERMOST_LIST.sub(lambda match: f"[{' '.join(match[1].split())}]", content.decode())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(path)

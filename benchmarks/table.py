@@ -1,0 +1,159 @@
+"""Writes the Markdown tables from benchmarks/results/*.json: ``python benchmarks/table.py [--check]``.
+
+A table stands between ``<!-- table:NAME -->`` and ``<!-- /table -->`` in README.md and benchmarks/README.md.
+``--check`` writes nothing and ends with exit code 1 if a file is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from fewbits.measurement import Interval
+from results import SideBySide, Taken, Tuned, read_latency, read_peers
+
+ROOT = Path(__file__).parents[1]
+FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
+MARKED = re.compile(r"(<!-- table:(?P<name>\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+NOT_MEASURED = "Not measured yet.\n"
+
+
+def latency_table(rows: Sequence[Tuned]) -> str:
+    """What tuning gave, one line per model."""
+    if not rows:
+        return NOT_MEASURED
+    head = ("model", "outcome", "speed-up", "fp32 → tuned", "output error", "file size", "evaluations", "tuning time")
+    return _table(head, [_tuned_cells(row) for row in rows]) + _taken([row.taken for row in rows])
+
+
+def _tuned_cells(row: Tuned) -> tuple[str, ...]:
+    record = row.record
+    measured = record.latency
+    speed, milliseconds = "-", "-"
+    if measured is not None:
+        name, speedup = next(iter(measured.speedups.items()))
+        speed = _speedup(speedup)
+        before, after = measured.latencies[measured.baseline].median, measured.latencies[name].median
+        milliseconds = f"{before * 1e3:.3g} → {after * 1e3:.3g} ms"
+    size = f"{record.tuned_bytes / record.original_bytes:.2f}x"
+    evaluations = f"{record.evaluations} of {record.max_evaluations}"
+    outcome = record.outcome.value.replace("_", " ")
+    return row.title, outcome, speed, milliseconds, _error(row.relative_error), size, evaluations, _time(record.seconds)
+
+
+def accuracy_table(rows: Sequence[Tuned]) -> str:
+    """The metric before and after, one line per model."""
+    if not rows:
+        return NOT_MEASURED
+    cells = []
+    for row in rows:
+        accuracy = row.record.accuracy
+        if accuracy is None:
+            cells.append((row.title, row.note, "-", "-", "-", "-"))
+            continue
+        budget = f"{accuracy.max_loss:.3g}{' of the original' if accuracy.relative else ''}"
+        before, after = f"{accuracy.original.value:.4g}", _interval(accuracy.tuned)
+        cells.append((row.title, row.note, accuracy.metric, before, after, budget))
+    return _table(("model", "weights", "metric", "fp32", "tuned", "allowed loss"), cells)
+
+
+def peers_table(rows: Sequence[SideBySide]) -> str:
+    """Speed-ups of every form side by side, output errors in brackets."""
+    if not rows:
+        return NOT_MEASURED
+    names = list(dict.fromkeys(form.name for row in rows for form in row.forms if form.name != row.comparison.baseline))
+    lines = []
+    for row in rows:
+        forms = {form.name: form for form in row.forms}
+        original = row.comparison.latencies[row.comparison.baseline].median
+        cells = [f"{row.title} ({original * 1e3:.3g} ms)"]
+        for name in names:
+            speedup = row.comparison.speedups.get(name)
+            if speedup is not None:
+                cells.append(f"{_speedup(speedup)} ({_error(forms[name].relative_error)})")
+            else:
+                cells.append("fails" if name in forms else "-")
+        lines.append(tuple(cells))
+    failures = [
+        f"- {row.title}, {form.name}: `{form.failure.replace('`', '')}`\n"
+        for row in rows
+        for form in row.forms
+        if form.failure
+    ]
+    reasons = "\nFailures:\n\n" + "".join(failures) if failures else ""
+    return _table(("model (fp32)", *names), lines) + reasons + _taken([row.taken for row in rows])
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "latency": lambda: latency_table(read_latency()),
+    "accuracy": lambda: accuracy_table(read_latency()),
+    "peers": lambda: peers_table(read_peers()),
+}
+
+
+def filled(text: str) -> str:
+    """`text` with every marked table made anew. Stops at a table that is not known."""
+
+    def fill(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in TABLES:
+            raise SystemExit(f"there is no table {name!r}; the tables are {', '.join(TABLES)}")
+        return f"{match[1]}\n{TABLES[name]()}\n{match[3]}"
+
+    return MARKED.sub(fill, text)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
+
+
+def _taken(takes: Sequence[Taken]) -> str:
+    """Where and when, once per machine, versions and day."""
+    said = []
+    for take in takes:
+        versions = ", ".join(f"{name} {number}" for name, number in take.machine.versions.items())
+        features = ", ".join(take.machine.features)
+        said.append(f"{take.machine.cpu}, {take.machine.cores} cores ({features}); {versions}; {take.date}.")
+    return "\n" + "\n".join(dict.fromkeys(said)) + "\n"
+
+
+def _speedup(speedup: Interval) -> str:
+    return f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}]"
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.value:.4g} [{interval.low:.4g}, {interval.high:.4g}]"
+
+
+def _error(error: float) -> str:
+    return f"{error:.3f}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def main() -> None:
+    """Fill the tables, or check that they are up to date."""
+    parser = argparse.ArgumentParser(description="Write the benchmark tables into the READMEs.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a table is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for path in FILES:
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        new = filled(text)
+        if new != text:
+            stale.append(path.relative_to(ROOT))
+            if not check:
+                path.write_text(new, encoding="utf-8")
+    if check and stale:
+        names = " and ".join(map(str, stale))
+        raise SystemExit(f"{names}: tables out of date; run python benchmarks/table.py")
+    print("tables are up to date" if check else f"written: {', '.join(map(str, stale)) or 'nothing had changed'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""``fewbits convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewbits.cli.arguments import Force, Model, must_not_exist
+from fewbits.cli.output import show
+from fewbits.errors import UsageError
+from fewbits.report.words import readable_bytes
+
+
+def convert(
+    model: Model,
+    plan: Annotated[Path, typer.Option(help="The plan.json of a run.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.", show_default=False)],
+    force: Force = False,
+) -> None:
+    """Apply a plan to MODEL, without searching again."""
+    from fewbits import flow  # noqa: PLC0415
+    from fewbits.store import write_file  # noqa: PLC0415
+
+    if out.resolve() in (model.resolve(), plan.resolve()):
+        raise UsageError(f"--out {out} is the file that is read; choose another name")
+    must_not_exist(out, force=force)
+    artifact = flow.convert(model, plan)
+    write_file(out, artifact.content)
+    show(f"{out}: {readable_bytes(artifact.size)}")

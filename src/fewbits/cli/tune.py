@@ -1,0 +1,136 @@
+"""``fewbits tune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fewbits.cli import arguments
+from fewbits.cli.arguments import CalibrationMethod, Data, Model, Objective, Target, Threads
+from fewbits.cli.output import show, tell
+from fewbits.console import stderr_progress
+
+_GOAL = "What is good enough"
+_IMAGES = "Data from a folder of images"
+_SEARCH = "Search"
+
+
+def tune(
+    context: typer.Context,
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Directory for the run: model, plan, report, journal.", show_default=False)],
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="A metric by name (accuracy, top-5, f1, mse, cosine, agreement, ...; the last two need no labels), "
+            "or your own evaluate(predict) as module:function or file.py:function.",
+            rich_help_panel=_GOAL,
+        ),
+    ] = "agreement",
+    max_loss: Annotated[
+        str, typer.Option(help="Allowed loss: 1% of the original's score, or an absolute 0.01.", rich_help_panel=_GOAL)
+    ] = "1%",
+    higher_is_better: Annotated[
+        bool | None,
+        typer.Option(
+            "--higher-is-better/--lower-is-better",
+            help="Which way your own metric is better.",
+            show_default=False,
+            rich_help_panel=_GOAL,
+        ),
+    ] = None,
+    objective: Annotated[
+        Objective, typer.Option(help="What to make as small as possible.", rich_help_panel=_GOAL)
+    ] = Objective.LATENCY,
+    target: Target = "auto",
+    threads: Threads = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Samples per call when latency is measured.")] = 1,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="Data for the ranges of activations, in the same forms as --data; without it, a part of --data.",
+            show_default=False,
+        ),
+    ] = None,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            help="224 or HEIGHTxWIDTH; without it, what the model fixes.", show_default=False, rich_help_panel=_IMAGES
+        ),
+    ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(help="Mean per channel, of pixels in 0..1.", show_default=False, rich_help_panel=_IMAGES),
+    ] = None,
+    std: Annotated[
+        str | None,
+        typer.Option(help="Standard deviation per channel.", show_default=False, rich_help_panel=_IMAGES),
+    ] = None,
+    calibration_method: Annotated[
+        CalibrationMethod, typer.Option(help="How ranges of activations are found.", rich_help_panel=_SEARCH)
+    ] = CalibrationMethod.AUTO,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB=SCHEME",
+            help="Fix the scheme of groups, for example 'conv_1*=fp32'; may be given again, the first match wins.",
+            show_default=False,
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the splits and intervals.", rich_help_panel=_SEARCH)] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Start anew in a directory that holds a run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+) -> None:
+    """Find the fastest (or smallest) form of MODEL within the allowed loss.
+
+    Example: fewbits tune model.onnx --data eval.npz --metric accuracy --max-loss 1% --out runs/my-model
+    """
+    # Frameworks load when there is work for them, so that --help and errors in options are quick.
+    from fewbits import flow  # noqa: PLC0415
+    from fewbits.data import ImageOptions  # noqa: PLC0415
+    from fewbits.report.text import summary  # noqa: PLC0415
+    from fewbits.space import Rule  # noqa: PLC0415
+    from fewbits.store import RunFile, finished_steps  # noqa: PLC0415
+
+    images = None
+    if (image_size, mean, std) != (None, None, None):
+        images = ImageOptions(
+            size=None if image_size is None else arguments.image_size(image_size),
+            mean=(0.0,) if mean is None else arguments.channels("--mean", mean),
+            std=(1.0,) if std is None else arguments.channels("--std", std),
+        )
+    rules = tuple(Rule.parse(text) for text in rule or ())
+    try:
+        with stderr_progress() as progress:
+            result = flow.tune(
+                model,
+                data,
+                calibration=calibration,
+                evaluate=metric,
+                higher_is_better=higher_is_better,
+                max_loss=max_loss,
+                objective=objective.value,
+                target=target,
+                threads=threads,
+                batch=batch,
+                calibration_method=calibration_method.value,
+                rules=rules,
+                images=images,
+                out=out,
+                force=force,
+                resume=resume,
+                seed=seed,
+                progress=progress,
+            )
+    except KeyboardInterrupt as stop:
+        steps = finished_steps(out)
+        kept = f"{steps} finished steps are kept in {out / RunFile.TRIALS}." if steps else "No step was finished yet."
+        tell(f"\nStopped. {kept} Go on with:\n  {arguments.resuming(context.obj)}")
+        raise typer.Exit(130) from stop
+    show(summary(result.record))
+    show(f"\nRun: {out}  (whole report: fewbits report {out})")
+    raise typer.Exit(result.outcome.exit_code)

@@ -1,0 +1,88 @@
+"""Groups whose low form did not run as such, or is slower than fp32 where it stands, go back to fp32.
+
+Times come from the runtime's own profile of the whole model, so fusions and boundaries are those that
+are served; because such figures do not add up exactly, the screened plan must win end to end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fewbits.attribution import Share, attribute
+from fewbits.benchmark import Candidate, compare
+from fewbits.flow.job import Job
+from fewbits.models.protocol import Artifact
+from fewbits.plan import Plan
+from fewbits.verify.acceptance import is_faster
+
+_PROFILED_CALLS = 20
+_MARGIN = 1.15
+_ROUNDS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """What screening found: group → share of both profiles, the groups to revert, and why."""
+
+    original: Mapping[str, Share]
+    low: Mapping[str, Share]
+    reverted: Mapping[str, str]
+
+
+def profile(job: Job, name: str, artifact: Artifact) -> Mapping[str, Share]:
+    """Group → what ran for it when `artifact` is called."""
+    return job.journal.step("profile", name, dict[str, Share], lambda: _profile(job, artifact))
+
+
+def screen(job: Job, plan: Plan) -> Screened:
+    """Compare the profiles of the original and of `plan`; keep what they suggest if it is faster end to end."""
+    job.progress.stage("profile groups", 2)
+    original = profile(job, "original", job.model.original())
+    job.progress.advance()
+    low = profile(job, "placed", job.model.converted(plan))
+    job.progress.advance()
+    ignored = not_executed(plan, low)
+    slower = {
+        name: f"slower in low precision: {low[name].seconds * 1e6:.0f} us against {original[name].seconds * 1e6:.0f} us"
+        for name in plan.low
+        if name not in ignored
+        and name in low
+        and name in original
+        and low[name].seconds > _MARGIN * original[name].seconds > 0
+    }
+    pays = bool(slower) and job.journal.step("profile", "screened is faster", bool, lambda: _pays(job, plan, slower))
+    return Screened(original, low, {**ignored, **slower} if pays else ignored)
+
+
+def not_executed(plan: Plan, shares: Mapping[str, Share]) -> Mapping[str, str]:
+    """The groups that `plan` has in low precision but the runtime ran in float, with the kernel that it used."""
+    return {
+        name: f"the runtime ran it in {shares[name].precision} ({shares[name].kernel}), against the plan"
+        for name in sorted(plan.low)
+        if name in shares and shares[name].precision.startswith("fp")
+    }
+
+
+def _pays(job: Job, plan: Plan, slower: Mapping[str, str]) -> bool:
+    job.progress.say(f"{len(slower)} groups look slower in low precision; timing the model without them")
+    screened = job.plan(_reasons(plan, slower), plan.ranges, plan.calibration)
+    if not screened.low:
+        return True
+    target, threads = job.target.name, job.target.threads
+    files = {
+        "placed": job.candidate_file("placed", job.model.converted(plan).content),
+        "screened": job.candidate_file("screened", job.model.converted(screened).content),
+    }
+    candidates = [Candidate(name, file, target, threads) for name, file in files.items()]
+    comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
+    return is_faster(comparison.speedups["screened"])
+
+
+def _reasons(plan: Plan, without: Mapping[str, str]) -> dict[str, str]:
+    return {name: plan.choices[name].reason for name in plan.low if name not in without}
+
+
+def _profile(job: Job, artifact: Artifact) -> dict[str, Share]:
+    executed = job.target.executed(artifact, job.inputs, _PROFILED_CALLS)
+    return dict(attribute(job.graph, job.groups, executed))

@@ -1,0 +1,74 @@
+"""A run's record: everything a report needs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import ceil, log2
+
+from fewbits.attribution import Share
+from fewbits.flow.accepting import Decision
+from fewbits.flow.job import Job
+from fewbits.flow.setup import Opened
+from fewbits.record import GroupRow, RunRecord
+
+_NONE = Share("", "", -1.0)
+
+
+def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float) -> RunRecord:
+    """The record of a run that ended with `decision` after `seconds`."""
+    baseline = 1 if job.evaluator.uses_split else 2
+    trials = len(decision.trials)
+    most = 6 + (ceil(log2(decision.low_groups)) if decision.low_groups > 1 else 0)
+    searched = trials > 0
+    return RunRecord(
+        outcome=decision.outcome,
+        reason=decision.reason,
+        model=opened.name,
+        model_sha256=job.model.sha256,
+        target=job.target.name,
+        threads=job.target.threads,
+        objective=str(job.objective),
+        machine=job.target.machine,
+        calibration=decision.plan.calibration,
+        splits=job.splits.use,
+        accuracy=decision.accuracy,
+        latency=decision.comparison,
+        original_bytes=job.model.original().size,
+        tuned_bytes=decision.artifact.size,
+        evaluations=(baseline if searched else 0) + trials + decision.acceptance_evaluations,
+        max_evaluations=most,
+        seconds=seconds,
+        groups=tuple(_row(job, decision, name) for name in (group.name for group in job.groups)),
+        trials=decision.trials,
+        kernels=_kernels(decision),
+        notes=(*_notes(job), *decision.notes),
+        settings=opened.settings,
+    )
+
+
+def _row(job: Job, decision: Decision, name: str) -> GroupRow:
+    choice = decision.plan.choices[name]
+    ran = decision.executed.get(name, _NONE)
+    kind = next(str(group.kind) for group in job.groups if group.name == name)
+    return GroupRow(
+        name=name,
+        kind=kind,
+        scheme=choice.scheme,
+        reason=choice.reason,
+        kernel=ran.kernel,
+        precision=ran.precision,
+        sensitivity=decision.harm.get(name, -1.0),
+        float_seconds=decision.original_shares.get(name, _NONE).seconds,
+        low_seconds=decision.low_shares.get(name, _NONE).seconds,
+    )
+
+
+def _kernels(decision: Decision) -> dict[str, int]:
+    found = Counter(f"{share.kernel} ({share.precision})" for share in decision.executed.values() if share.kernel)
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _notes(job: Job) -> tuple[str, ...]:
+    rules = tuple(f"The rule {rule} matches no group." for rule in job.space.unused_rules)
+    shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in job.inputs.items())
+    return (*rules, f"Latency was measured with inputs of shape {shapes}.")

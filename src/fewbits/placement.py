@@ -1,0 +1,171 @@
+"""Where quantisers go: which tensors carry codes, given the groups that compute in low precision.
+
+Pure graph reasoning, no framework. The rules are oneDNN's and ONNX Runtime's (a quantised
+convolution or joint writes codes, a quantised matrix product may write floats), so that no tensor
+is quantised that nobody reads as codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from fewbits.formats.integer import IntFormat
+from fewbits.formats.scheme import Scheme
+from fewbits.graph import Graph, Kind, Node
+from fewbits.grouping import CARRIERS, Group
+
+# A carrier that only renames or permutes moves fewer bytes on codes whoever made its input; one that
+# drops elements is worth it only if its input carries codes anyway.
+_ALWAYS_CARRY = frozenset({Kind.RESHAPE, Kind.TRANSPOSE})
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """`reads`: (node, tensor) → the format in which the node reads that tensor.
+
+    `writes`: tensor → the format that its producer itself writes, so that everybody sees the quantised value.
+    """
+
+    reads: Mapping[tuple[str, str], IntFormat]
+    writes: Mapping[str, IntFormat]
+
+
+def place(graph: Graph, groups: Sequence[Group], schemes: Mapping[str, Scheme]) -> Placement:
+    """Where codes flow when each group of `schemes` (name → scheme) computes in low precision."""
+    low = [group for group in groups if not schemes.get(group.name, Scheme()).is_float]
+    reads: dict[tuple[str, str], IntFormat] = {}
+    writes: dict[str, IntFormat] = {}
+    for group in low:
+        first, second = formats(schemes[group.name])
+        for position, tensor in enumerate(group.operands):
+            wanted = second if group.kind is Kind.MATMUL and not group.weight and position == 1 else first
+            reads[group.name, tensor] = wanted
+        if writes_codes(group):
+            writes[group.inner] = first
+    _carry(graph, reads, writes)
+    anchors = {group.inner: group for group in low if not writes_codes(group)}
+    for tensor, group in anchors.items():
+        formats_read = {reads.get((node.name, tensor)) for node in graph.consumers.get(tensor, ())}
+        only = next(iter(formats_read), None)
+        # A product gives floats for free; codes pay only if every reader wants the same ones.
+        if len(formats_read) == 1 and only is not None and _is_internal(graph, tensor) and group.inner == tensor:
+            writes[tensor] = only
+    return Placement(reads, writes)
+
+
+def formats(scheme: Scheme) -> tuple[IntFormat, IntFormat]:
+    """The formats of the first operand and the second of a scheme that is not fp32."""
+    if scheme.activation is None or scheme.weight is None:
+        raise ValueError("fp32 has no integer formats")
+    return scheme.activation.format, scheme.weight.format
+
+
+def writes_codes(group: Group) -> bool:
+    """Whether the kernel of `group` can only write codes (matrix products may also write floats)."""
+    return group.kind not in (Kind.GEMM, Kind.MATMUL)
+
+
+def settle(graph: Graph, groups: Sequence[Group], low: Collection[str]) -> frozenset[str]:
+    """`low` without the joints that have no neighbour left that writes codes: between floats,
+    quantising a joint costs more than it gives."""
+    by_name = {group.name: group for group in groups}
+    kept = set(low)
+    while True:
+        coded = {by_name[name].output for name in kept if writes_codes(by_name[name])}
+        idle = {
+            name
+            for name in kept
+            if not by_name[name].is_product
+            and not any(origin(graph, operand) in coded for operand in by_name[name].operands)
+        }
+        if not idle:
+            return frozenset(kept)
+        kept -= idle
+
+
+def between_codes(graph: Graph, groups: Sequence[Group], low: Collection[str]) -> frozenset[str]:
+    """Joints outside `low` that read only codes and whose every reader wants codes.
+
+    They are quantised on both sides anyway, and a runtime may fuse them to integers unasked (ONNX
+    Runtime does); naming them low says what is computed.
+    """
+    by_name = {group.name: group for group in groups}
+    coded = {by_name[name].output for name in low if writes_codes(by_name[name])}
+    readers = {node: group for group in groups for node in group.nodes[:1]}
+    found: set[str] = set()
+    for group in groups:
+        if group.is_product or group.name in low or group.inner != group.output:
+            continue
+        reads = all(origin(graph, operand) in coded for operand in group.operands)
+        wants = [readers[node.name].name in low for node in _final_readers(graph, group.output) if node.name in readers]
+        others = [node for node in _final_readers(graph, group.output) if node.name not in readers]
+        if reads and wants and all(wants) and not others and _is_internal(graph, group.output):
+            found.add(group.name)
+            coded.add(group.output)
+    return frozenset(found)
+
+
+def _final_readers(graph: Graph, tensor: str) -> list[Node]:
+    """Who reads `tensor`, looking through carriers."""
+    found: list[Node] = []
+    for node in graph.consumers.get(tensor, ()):
+        found += _final_readers(graph, node.outputs[0]) if node.kind in CARRIERS else [node]
+    return found
+
+
+def origin(graph: Graph, tensor: str) -> str:
+    """The tensor that `tensor` is a rearrangement of: upstream through carriers."""
+    node = graph.producer.get(tensor)
+    while node is not None and node.kind in CARRIERS:
+        tensor = node.inputs[0]
+        node = graph.producer.get(tensor)
+    return tensor
+
+
+def _carry(graph: Graph, reads: dict[tuple[str, str], IntFormat], writes: dict[str, IntFormat]) -> None:
+    """Move quantisers upstream of carriers until nothing moves any more."""
+    moved = True
+    while moved:
+        moved = False
+        for node in reversed(graph.nodes):
+            source, output = node.inputs[0] if node.inputs else "", node.outputs[0]
+            if node.kind not in CARRIERS or (node.name, source) in reads or not _can_carry(graph, node):
+                continue
+            wanted = [reads.get((reader.name, output)) for reader in graph.consumers.get(output, ())]
+            coded = next((format for format in wanted if format is not None), None)
+            if coded is None or any(format not in (coded, None) for format in wanted):
+                continue
+            all_want = None not in wanted
+            if source in writes or (all_want and node.kind in _ALWAYS_CARRY):
+                reads[node.name, source] = writes[output] = coded
+                moved = True
+
+
+def _can_carry(graph: Graph, node: Node) -> bool:
+    source = graph.tensors.get(node.inputs[0])
+    return (
+        source is not None
+        and source.dtype == "float32"
+        and not source.constant
+        and len(node.outputs) == 1
+        and _is_internal(graph, node.outputs[0])
+    )
+
+
+def _is_internal(graph: Graph, tensor: str) -> bool:
+    return tensor not in graph.outputs and tensor not in graph.pinned
+
+
+def coded_tensors(graph: Graph, groups: Sequence[Group], classes: Collection[Collection[str]]) -> tuple[str, ...]:
+    """Every tensor that could carry codes if `groups` computed in low precision, in graph order.
+
+    `classes` are the tensors that share a scale (`grouping.tied`): one of them coded, all need the range.
+    """
+    found = {name for group in groups for name in (*group.operands, group.inner)}
+    for members in classes:
+        if not found.isdisjoint(members):
+            found.update(members)
+    constants = {name for name in found if graph.is_constant(name)}
+    order = [*graph.inputs, *(name for node in graph.nodes for name in node.outputs)]
+    return tuple(name for name in order if name in found - constants)

@@ -1,0 +1,254 @@
+"""A finished run as text of at most 100 columns, in ASCII but for the names that it quotes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import median
+
+from fewbits.formats.scheme import FP32, INT8_STATIC
+from fewbits.measurement import Comparison, Interval, Latency
+from fewbits.outcome import Outcome
+from fewbits.record import Accuracy, GroupRow, RunRecord
+from fewbits.report.spread import median_interval
+from fewbits.report.table import paragraph, table
+from fewbits.report.words import (
+    bounds,
+    microseconds,
+    milliseconds,
+    readable_bytes,
+    readable_time,
+    shortened,
+    significant,
+)
+
+_NAME_WIDTH = 28
+_KERNEL_WIDTH = 18
+_CONFIDENCE = 0.95
+
+
+def render(record: RunRecord) -> str:
+    """The whole report of `record`, ending with a newline."""
+    parts = [
+        [summary(record).rstrip("\n")],
+        _settings(record),
+        _splits(record),
+        _kernels(record),
+        _groups(record),
+        _trials(record),
+        _machine(record),
+        _notes(record),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+
+def summary(record: RunRecord) -> str:
+    """What came out, in a screenful: outcome, reason, and the table of the original and the result."""
+    lines = [
+        f"{_title(record.outcome)}: {shortened(record.model, 60)}",
+        *paragraph(record.outcome.advice),
+        *(paragraph(f"Reason: {record.reason}") if record.reason else ()),
+        "",
+        *table(("", "original", _result_title(record.outcome), "change"), _comparison_rows(record)),
+        "",
+        *paragraph(_how_measured(record)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _title(outcome: Outcome) -> str:
+    return str(outcome).upper().replace("_", " ")
+
+
+def _result_title(outcome: Outcome) -> str:
+    return "tuned" if outcome is Outcome.MET else "best found"
+
+
+def _comparison_rows(record: RunRecord) -> list[tuple[str, str, str, str]]:
+    rows = []
+    if record.accuracy is not None:
+        rows.append(_accuracy_row(record.accuracy))
+    if record.latency is not None:
+        rows += _latency_rows(record.latency)
+    rows.append(_size_row(record.original_bytes, record.tuned_bytes))
+    return rows
+
+
+def _accuracy_row(accuracy: Accuracy) -> tuple[str, str, str, str]:
+    unit, factor = ("%", 100.0) if accuracy.relative else ("", 1.0)
+    value, low, high = (
+        significant(figure * factor, 2) for figure in (accuracy.loss.value, accuracy.loss.low, accuracy.loss.high)
+    )
+    change = f"loss {value}{unit} [{low}, {high}]"
+    original = f"{significant(accuracy.original.value, 4)} {bounds(accuracy.original, 4)}"
+    tuned = f"{significant(accuracy.tuned.value, 4)} {bounds(accuracy.tuned, 4)}"
+    return accuracy.metric, original, tuned, change
+
+
+def _latency_rows(latency: Comparison) -> list[tuple[str, str, str, str]]:
+    original = _latency(latency.latencies[latency.baseline])
+    rows = []
+    for name, speedup in latency.speedups.items():
+        label = "latency, ms" if len(latency.speedups) == 1 else f"latency, ms ({name})"
+        change = f"{significant(speedup.value)}x faster {bounds(speedup)}"
+        if speedup.low <= 1:
+            change = f"{significant(speedup.value)}x {bounds(speedup)}"
+        rows.append((label, original, _latency(latency.latencies[name]), change))
+    return rows
+
+
+def _latency(latency: Latency) -> str:
+    spread = _spread(latency)
+    return f"{milliseconds(latency.median)} [{milliseconds(spread.low)}, {milliseconds(spread.high)}]"
+
+
+def _spread(latency: Latency) -> Interval:
+    return median_interval([median(block) for block in latency.blocks])
+
+
+def _size_row(original: int, tuned: int) -> tuple[str, str, str, str]:
+    ratio = original / tuned if tuned else 0.0
+    change = f"{significant(ratio)}x smaller" if ratio > 1 else f"{significant(ratio)}x"
+    return "file size", readable_bytes(original), readable_bytes(tuned), "the same" if original == tuned else change
+
+
+def _how_measured(record: RunRecord) -> str:
+    text = "[low, high] are 95 % intervals."
+    if record.accuracy is not None:
+        text += f" {_accuracy_text(record.accuracy)}"
+    if record.latency is not None:
+        text += f" Latency: {record.latency.how}."
+        held = min(_spread(latency).confidence for latency in record.latency.latencies.values())
+        if held < _CONFIDENCE:
+            text += f" So few rounds hold each latency's own median with {held:.0%} only."
+    return text
+
+
+def _accuracy_text(accuracy: Accuracy) -> str:
+    allowed = f"{accuracy.max_loss * 100:g}% of the original's" if accuracy.relative else f"{accuracy.max_loss:g}"
+    return (
+        f"{accuracy.metric}: {accuracy.direction} is better, allowed loss {allowed}, "
+        f"{accuracy.samples} samples used once."
+    )
+
+
+def _settings(record: RunRecord) -> list[str]:
+    rows = [
+        ("objective", record.objective),
+        ("target", f"{record.target}, {record.threads} thread{'s' if record.threads != 1 else ''}"),
+        ("calibration", record.calibration),
+        ("evaluations", f"{record.evaluations} of at most {record.max_evaluations}"),
+        ("time", readable_time(record.seconds)),
+        ("model sha256", record.model_sha256),
+    ]
+    return _listed("Run", rows)
+
+
+def _splits(record: RunRecord) -> list[str]:
+    splits = record.splits
+    rows = [
+        ("calibration", f"{splits.calibration} samples"),
+        ("search", f"{splits.search} samples"),
+        ("selection", f"{splits.selection} samples"),
+        ("acceptance", f"{splits.acceptance} samples"),
+        *(("shared", text) for text in splits.shared),
+    ]
+    return _listed("Data", rows)
+
+
+def _kernels(record: RunRecord) -> list[str]:
+    if not record.kernels:
+        return []
+    most_first = sorted(record.kernels.items(), key=lambda item: (-item[1], item[0]))
+    return _listed("Kernels that ran", [(f"{count} x", name) for name, count in most_first])
+
+
+def _groups(record: RunRecord) -> list[str]:
+    if not record.groups:
+        return []
+    labels = _scheme_labels(row.scheme for row in record.groups)
+    reasons = {
+        reason: number
+        for number, reason in enumerate(dict.fromkeys(row.reason for row in record.groups if row.reason), 1)
+    }
+    headers = ("group", "scheme", "sens.", "fp32 us", "int8 us", "kernel", "ran in", "why")
+    rows = [_group_row(row, labels, reasons) for row in record.groups]
+    low = sum(row.scheme != str(FP32) for row in record.groups)
+    lines = [_heading(f"Groups ({low} of {len(record.groups)} in low precision)")]
+    lines += table(headers, rows, right=(2, 3, 4))
+    lines.append("")
+    lines += paragraph(
+        "sens.: relative output error that the low-precision form of this group alone causes. "
+        "us: microseconds per call. -: not measured on its own."
+    )
+    for label, scheme in ((label, scheme) for scheme, label in labels.items() if label != scheme):
+        lines += paragraph(f"{label}: {scheme}")
+    for reason, number in reasons.items():
+        lines += paragraph(f"[{number}] {reason}", hang="    ")
+    return lines
+
+
+def _group_row(row: GroupRow, labels: Mapping[str, str], reasons: Mapping[str, int]) -> tuple[str, ...]:
+    return (
+        shortened(row.name, _NAME_WIDTH),
+        labels[row.scheme],
+        "-" if row.sensitivity < 0 else f"{significant(row.sensitivity * 100, 2)}%",
+        microseconds(row.float_seconds),
+        microseconds(row.low_seconds),
+        shortened(row.kernel, _KERNEL_WIDTH) or "-",
+        row.precision or "-",
+        f"[{reasons[row.reason]}]" if row.reason else "",
+    )
+
+
+def _scheme_labels(schemes: Iterable[str]) -> dict[str, str]:
+    """Scheme to a label that fits a column: ``fp32``, ``int8`` for the usual one, then ``int8-2``, ``int8-3``, …"""
+    known = {str(FP32): str(FP32), str(INT8_STATIC): "int8"}
+    found = dict.fromkeys(schemes)
+    others = [scheme for scheme in found if scheme not in known]
+    return {scheme: known[scheme] if scheme in known else f"int8-{others.index(scheme) + 2}" for scheme in found}
+
+
+def _trials(record: RunRecord) -> list[str]:
+    if not record.trials:
+        return []
+    relative = record.accuracy is not None and record.accuracy.relative
+    rows = [
+        (
+            str(trial.number),
+            significant(trial.score, 4),
+            f"{significant(trial.loss * 100)}%" if relative else significant(trial.loss),
+            "yes" if trial.within else "no",
+            str(trial.reverted),
+            readable_time(trial.seconds),
+            trial.what,
+        )
+        for trial in record.trials
+    ]
+    headers = ("trial", "score", "loss", "within", "in fp32", "time", "what")
+    return [_heading("Trials"), *table(headers, rows, right=(0, 1, 2, 4, 5))]
+
+
+def _machine(record: RunRecord) -> list[str]:
+    machine = record.machine
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(machine.versions.items()))
+    rows = [
+        ("CPU", f"{machine.cpu}, {machine.cores} cores"),
+        ("features", " ".join(machine.features) or "none that matter here"),
+        ("memory", readable_bytes(machine.memory_bytes)),
+        ("system", machine.system),
+        ("versions", versions),
+    ]
+    return _listed("Machine", rows)
+
+
+def _notes(record: RunRecord) -> list[str]:
+    lines = [line for note in record.notes for line in paragraph(f"- {note}", hang="  ")]
+    return [_heading("Notes"), *lines] if lines else []
+
+
+def _heading(text: str) -> str:
+    return f"{text}\n{'-' * len(text)}"
+
+
+def _listed(title: str, rows: Iterable[tuple[str, str]]) -> list[str]:
+    return [_heading(title), *table(("", ""), list(rows))[1:]]

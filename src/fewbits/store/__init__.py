@@ -1,0 +1,20 @@
+"""A run on disk: the files that tuning makes, written so that neither a full disk nor a kill loses any.
+
+A run is a directory:
+
+=================  ============================================================
+``settings.json``  what the run was started with; ``--resume`` compares it
+``trials.jsonl``   the journal: one line per finished step, flushed as it ends
+``plan.json``      the plan that won
+``model.onnx``     the model to serve
+``best.onnx``      the closest model, where the budget could not be reached
+``report.txt``     the report for people
+``run.json``       the record that the report is made from; written last
+=================  ============================================================
+"""
+
+from fewbits.store.files import write_file
+from fewbits.store.journal import Journal
+from fewbits.store.run import Run, RunFile, Settings, finished_steps, read_record
+
+__all__ = ["Journal", "Run", "RunFile", "Settings", "finished_steps", "read_record", "write_file"]

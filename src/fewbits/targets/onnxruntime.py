@@ -1,0 +1,116 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
+
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as states
+
+from fewbits.data.batches import Arrays
+from fewbits.errors import DataError, ModelError
+from fewbits.graph import Graph
+from fewbits.grouping import Group
+from fewbits.machine import Machine
+from fewbits.models.protocol import Artifact
+from fewbits.space import Menu
+from fewbits.targets.onnxruntime_menu import menu
+from fewbits.targets.onnxruntime_readback import readback
+from fewbits.targets.probe import checked_threads, this_machine
+from fewbits.targets.protocol import Executed
+
+_ERRORS_ONLY = 3
+_LOAD_ERRORS = (
+    states.Fail,
+    states.InvalidArgument,
+    states.InvalidGraph,
+    states.InvalidProtobuf,
+    states.NoSuchFile,
+    states.NotImplemented,
+    states.RuntimeException,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxRuntimeSession:
+    """A loaded model; calling it runs it once."""
+
+    session: ort.InferenceSession
+    outputs: tuple[str, ...]
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Outputs by name. Raises DataError if the runtime refuses `inputs`."""
+        try:
+            return dict(zip(self.outputs, self.session.run(None, dict(inputs)), strict=True))
+        except (states.InvalidArgument, states.RuntimeException, states.Fail) as error:
+            shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
+            raise DataError(f"the model does not run on {shapes}: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to do: the runtime frees a session with its last reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxRuntime:
+    """The CPU execution provider with a fixed number of threads, all graph optimisations on."""
+
+    threads: int
+
+    @classmethod
+    def of(cls, threads: int) -> OnnxRuntime:
+        """With `threads` threads, 0 for every core. Raises UsageError on more than there are."""
+        return cls(checked_threads(threads))
+
+    @property
+    def name(self) -> str:
+        """Text that `open_target` reads back."""
+        return "onnxruntime:cpu"
+
+    @property
+    def machine(self) -> Machine:
+        """The machine and the versions of what runs models on it."""
+        return this_machine(("fewbits", "onnxruntime", "onnx", "onnx-ir", "numpy"))
+
+    def menu(self, graph: Graph, group: Group) -> Menu:
+        """What `group` may become here."""
+        return menu(graph, group)
+
+    def open(self, artifact: Artifact) -> OnnxRuntimeSession:
+        """Load `artifact`. Raises ModelError with the runtime's own words."""
+        return self._opened(artifact, self._options())
+
+    def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
+        """See Target.executed: the optimised graph gives the nodes, the profile their types and times."""
+        with TemporaryDirectory(prefix="fewbits-") as folder:
+            options = self._options()
+            options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            opened = self._opened(artifact, options)
+            for _ in range(calls):
+                opened(inputs)
+            profile = Path(opened.session.end_profiling())
+            return readback(Path(options.optimized_model_filepath), profile)
+
+    def _options(self) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = _ERRORS_ONLY
+        return options
+
+    def _opened(self, artifact: Artifact, options: ort.SessionOptions) -> OnnxRuntimeSession:
+        try:
+            session = ort.InferenceSession(artifact.content, options, providers=["CPUExecutionProvider"])
+        except _LOAD_ERRORS as error:
+            raise ModelError(f"ONNX Runtime {ort.__version__} does not load the model: {error}") from error
+        return OnnxRuntimeSession(session, tuple(output.name for output in session.get_outputs()))

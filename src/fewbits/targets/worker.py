@@ -1,0 +1,173 @@
+"""A process that opens one model on one target and times it: ``python -m fewbits.targets.worker``.
+
+It reads one JSON object per line from standard input and answers each with one line:
+
+===============================================================  ==========================================
+request                                                          answer
+===============================================================  ==========================================
+``{"open": {"model", "target", "threads", "inputs", "names"}}``  ``{"ready": {"target", "threads"}}``
+``{"run": {"seconds", "min_calls", "drop", "keep"}}``            ``{"seconds": [per call, …]}``
+``{"memory": {}}``                                               ``{"memory": peak resident bytes}``
+``{"quit": {}}``, or the end of standard input                   none: the process ends
+===============================================================  ==========================================
+
+`inputs` is an ``.npz`` of positional arrays, in the order of `names`. What cannot be done is answered
+with ``{"error": {"kind": class in fewbits.errors, "message"}}`` and ends the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from time import perf_counter_ns
+from typing import TextIO
+from zipfile import BadZipFile
+
+import numpy as np
+
+from fewbits.data.batches import Arrays
+from fewbits.errors import DataError, FewbitsError, ModelError, WorkerError
+from fewbits.models.protocol import Artifact
+from fewbits.targets import open_target
+from fewbits.targets.protocol import Target
+
+Opener = Callable[[str, int], Target]
+
+
+def run_block(
+    call: Callable[[], object],
+    *,
+    seconds: float,
+    min_calls: int,
+    drop: int,
+    clock: Callable[[], int] = perf_counter_ns,
+) -> list[float]:
+    """Seconds of each call in a block of `seconds` or `min_calls` calls, whichever is longer, after `drop`
+    calls that are not timed. `clock` gives nanoseconds."""
+    for _ in range(drop):
+        call()
+    taken: list[float] = []
+    end = clock() + round(seconds * 1e9)
+    # A collection in the middle of a call would be counted as the model's time.
+    gc.collect()
+    gc.disable()
+    try:
+        while len(taken) < min_calls or clock() < end:
+            before = clock()
+            call()
+            taken.append((clock() - before) / 1e9)
+    finally:
+        gc.enable()
+    return taken
+
+
+def thinned(calls: list[float], keep: int) -> list[float]:
+    """At most `keep` of `calls`, evenly spaced in time."""
+    count = len(calls)
+    return calls if count <= keep else [calls[index * count // keep] for index in range(keep)]
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process has held. Raises WorkerError where the system does not say."""
+    if sys.platform == "linux":
+        # Not getrusage: there the peak of the parent from before exec counts too.
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    if sys.platform == "darwin":
+        import resource  # noqa: PLC0415  (absent on Windows)
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    raise WorkerError(f"peak memory cannot be read on {sys.platform}; it is known on Linux and macOS")
+
+
+def read_inputs(path: Path, names: list[str]) -> Arrays:
+    """The arrays of an ``.npz`` with positional arrays, under `names`. Raises DataError."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: np.ascontiguousarray(stored[f"arr_{index}"]) for index, name in enumerate(names)}
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise DataError(f"cannot read the inputs in {path}: {error}") from error
+
+
+def read_model(path: Path) -> Artifact:
+    """The bytes of the model file. Raises ModelError."""
+    try:
+        return Artifact(path.read_bytes())
+    except OSError as error:
+        raise ModelError(f"cannot read the model {path}: {error.strerror}") from error
+
+
+def serve(opener: Opener, requests: Iterable[str], answers: TextIO) -> None:
+    """Answer `requests` until they end. The first one is ``open``."""
+
+    def answer(content: object) -> None:
+        answers.write(json.dumps(content) + "\n")
+        answers.flush()
+
+    lines = iter(requests)
+    try:
+        for line in lines:
+            match json.loads(line):
+                case {"open": {"model": model, "target": text, "threads": threads, "inputs": path, "names": names}}:
+                    target = opener(text, threads)
+                    inputs = read_inputs(Path(path), names)
+                    with target.open(read_model(Path(model))) as session:
+                        # What is loaded by now stays: the collections before each block need not look at it.
+                        gc.freeze()
+                        answer({"ready": {"target": target.name, "threads": target.threads}})
+                        _time(partial(session, inputs), lines, answer)
+                    return
+                case {"quit": _}:
+                    return
+                case _:
+                    raise WorkerError(f"the first request opens a model, not {line.strip()!r}")
+    except FewbitsError as error:
+        answer({"error": {"kind": type(error).__name__, "message": str(error)}})
+
+
+def _time(call: Callable[[], object], lines: Iterable[str], answer: Callable[[object], None]) -> None:
+    for line in lines:
+        match json.loads(line):
+            case {"run": {"seconds": seconds, "min_calls": min_calls, "drop": drop, "keep": keep}}:
+                taken = run_block(call, seconds=seconds, min_calls=min_calls, drop=drop)
+                answer({"seconds": thinned(taken, keep)})
+            case {"memory": _}:
+                answer({"memory": peak_resident_bytes()})
+            case {"quit": _}:
+                return
+            case _:
+                raise WorkerError(f"unknown request {line.strip()!r}")
+
+
+def main(opener: Opener = open_target) -> None:
+    """Serve on the standard streams."""
+    _end_with_parent()
+    with _reserved_stdout() as answers:
+        serve(opener, sys.stdin, answers)
+
+
+def _reserved_stdout() -> TextIO:
+    """Standard output for answers alone: what a library prints from now on goes to standard error."""
+    sys.stdout.flush()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return answers
+
+
+def _end_with_parent() -> None:
+    """Die when the parent is killed even while this process is stopped, when it cannot see its input end."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The last decision: did the accuracy hold, is it better for sure, and what is the outcome. No model, no runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fewbits.budget import Budget
+from fewbits.errors import MetricError
+from fewbits.evaluation import Direction, Scores
+from fewbits.measurement import Comparison, Interval
+from fewbits.outcome import Outcome
+from fewbits.record import Accuracy
+from fewbits.verify.paired import difference_interval, mean_interval
+
+
+class Objective(StrEnum):
+    """What is made as low as the accuracy budget allows."""
+
+    LATENCY = "latency"
+    SIZE = "size"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome and the sentence that says why."""
+
+    outcome: Outcome
+    reason: str
+
+
+def compare_accuracy(name: str, direction: Direction, original: Scores, tuned: Scores, budget: Budget) -> Accuracy:
+    """The metric `name` of both models on the acceptance split, with intervals.
+
+    Scores without per-sample entries give intervals of width 0.
+
+    Raises:
+        MetricError: a relative budget with an original score of 0, or scores of different samples.
+    """
+    if len(original.per_sample) != len(tuned.per_sample):
+        raise MetricError(
+            f"{name} gave {len(original.per_sample)} per-sample scores for the original and "
+            f"{len(tuned.per_sample)} for the tuned model; it must score the same samples in the same order"
+        )
+    return Accuracy(
+        metric=name,
+        direction=direction,
+        original=_mean(original),
+        tuned=_mean(tuned),
+        loss=_loss(original, tuned, budget, direction),
+        max_loss=budget.amount,
+        relative=budget.relative,
+        samples=original.samples,
+    )
+
+
+def holds(accuracy: Accuracy) -> bool:
+    """Whether the measured loss is within the budget."""
+    return _budget(accuracy).holds(accuracy.loss.value)
+
+
+def holds_for_sure(accuracy: Accuracy) -> bool:
+    """Whether the whole interval of the loss is within the budget."""
+    return _budget(accuracy).holds(accuracy.loss.high)
+
+
+def speedup(comparison: Comparison, name: str) -> Interval:
+    """The paired speedup of candidate `name` over the baseline. Raises KeyError if it was not timed."""
+    return comparison.speedups[name]
+
+
+def is_faster(gain: Interval) -> bool:
+    """Whether a speedup is above 1 beyond the noise: its whole interval is."""
+    return gain.low > 1
+
+
+def verdict(
+    objective: Objective, accuracy: Accuracy, gain: Interval | None, original_bytes: int, tuned_bytes: int
+) -> Verdict:
+    """The outcome of a tuned model: `gain` is its paired speedup over the original, ``None`` if it was not timed.
+
+    A loss beyond the budget is ``budget_unreachable``; no sure gain on the objective is ``kept_original``;
+    else ``met``. The budget is held against the measured loss; the reason says if its interval reaches beyond.
+    """
+    if not holds(accuracy):
+        return Verdict(
+            Outcome.BUDGET_UNREACHABLE, f"{_loss_text(accuracy)}, more than the allowed {_budget(accuracy)}."
+        )
+    better, what = _GAINS[objective](gain, original_bytes, tuned_bytes)
+    if not better:
+        return Verdict(Outcome.KEPT_ORIGINAL, what)
+    return Verdict(
+        Outcome.MET, f"{what} {_loss_text(accuracy)}, within the allowed {_budget(accuracy)}{_doubt(accuracy)}."
+    )
+
+
+def _latency_gain(gain: Interval | None, _original_bytes: int, _tuned_bytes: int) -> tuple[bool, str]:
+    if gain is None:
+        return False, "The latency was not measured, so no gain is shown."
+    figure = (
+        f"{gain.value:.2f}x the speed of the original ({_percent(gain)} interval {gain.low:.2f} to {gain.high:.2f})"
+    )
+    if is_faster(gain):
+        return True, f"The tuned model has {figure}."
+    return False, f"The tuned model has {figure}: not faster beyond the noise."
+
+
+def _size_gain(gain: Interval | None, original_bytes: int, tuned_bytes: int) -> tuple[bool, str]:
+    figure = f"{tuned_bytes:,} bytes against {original_bytes:,} of the original"
+    if tuned_bytes >= original_bytes:
+        return False, f"The tuned model has {figure}: not smaller."
+    slower = gain is not None and gain.high < 1
+    note = f" It is slower: {gain.value:.2f}x the speed of the original." if gain is not None and slower else ""
+    return True, f"The tuned model has {figure}.{note}"
+
+
+_GAINS = {Objective.LATENCY: _latency_gain, Objective.SIZE: _size_gain}
+
+
+def _budget(accuracy: Accuracy) -> Budget:
+    return Budget(accuracy.max_loss, accuracy.relative)
+
+
+def _mean(scores: Scores) -> Interval:
+    if scores.per_sample:
+        return mean_interval(scores.per_sample)
+    return Interval(scores.value, scores.value, scores.value)
+
+
+def _loss(original: Scores, tuned: Scores, budget: Budget, direction: Direction) -> Interval:
+    value = budget.loss(original, tuned, direction)
+    if not original.per_sample:
+        return Interval(value, value, value)
+    pair = (original, tuned) if direction is Direction.HIGHER else (tuned, original)
+    plain = difference_interval(pair[0].per_sample, pair[1].per_sample)
+    # The original's score is taken as known: its own spread is shared by both sides of the pair.
+    scale = budget.scale(original)
+    return Interval(value, min(plain.low / scale, value), max(plain.high / scale, value), plain.confidence)
+
+
+def _loss_text(accuracy: Accuracy) -> str:
+    loss = accuracy.loss
+    unit = "relative loss" if accuracy.relative else "loss"
+    text = f"The {unit} of {accuracy.metric} is {_amount(loss.value, accuracy.relative)}"
+    if loss.low == loss.high:
+        return text
+    low, high = _amount(loss.low, accuracy.relative), _amount(loss.high, accuracy.relative)
+    return f"{text} ({_percent(loss)} interval {low} to {high}, {accuracy.samples} samples)"
+
+
+def _doubt(accuracy: Accuracy) -> str:
+    return "" if holds_for_sure(accuracy) else "; the interval reaches beyond it, which more data would narrow"
+
+
+def _amount(value: float, relative: bool) -> str:
+    return f"{value * 100:.2f}%" if relative else f"{value:.4g}"
+
+
+def _percent(interval: Interval) -> str:
+    return f"{interval.confidence:.0%}"

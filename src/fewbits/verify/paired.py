@@ -1,0 +1,119 @@
+"""Intervals for figures taken in pairs on the same samples or in the same rounds.
+
+Everything is seeded: the same figures give the same interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from fewbits.measurement import Interval
+
+_RESAMPLES = 2000
+_SEED = 0
+_CELLS = 4_000_000
+
+Values = NDArray[np.float64]
+
+
+def mean_interval(scores: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean of per-sample scores: Wilson's interval if all are 0 or 1, else a percentile bootstrap.
+
+    Raises ValueError on no scores.
+    """
+    values = _values(scores)
+    mean = float(values.mean())
+    if _is_binary(values):
+        hits = int(values.sum())
+        interval = stats.binomtest(hits, len(values)).proportion_ci(confidence, method="wilson")
+        return _around(mean, interval.low, interval.high, confidence)
+    return _bootstrap_mean(values, mean, confidence)
+
+
+def difference_interval(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
+    """The mean of `first` minus the mean of `second`, whose scores belong to the same samples in the same order.
+
+    If all scores are 0 or 1: the adjusted Wald interval of Bonett & Price 2012 (Journal of Educational and
+    Behavioral Statistics 37(4), equation 6), which does not collapse where the two never differ. Else a percentile
+    bootstrap of the paired differences; equal differences give an interval of width 0.
+
+    Raises ValueError on no scores, or scores of different lengths.
+    """
+    ours, theirs = _values(first), _values(second)
+    if len(ours) != len(theirs):
+        raise ValueError(f"paired scores must have one length; {len(ours)} and {len(theirs)} were given")
+    differences = ours - theirs
+    mean = float(differences.mean())
+    if _is_binary(ours) and _is_binary(theirs):
+        return _bonett_price(differences, mean, confidence)
+    return _bootstrap_mean(differences, mean, confidence)
+
+
+def ratio_interval(baseline: Sequence[float], candidate: Sequence[float], confidence: float = 0.95) -> Interval:
+    """How many times faster: the median over rounds of baseline seconds over candidate seconds of the same round.
+
+    The interval lies between two order statistics of the ratios (Conover 1999, Practical Nonparametric Statistics,
+    section 3.2), which holds the median with at least `confidence` whatever the noise looks like; a bootstrap of a
+    median holds it in only 84 % of cases at 7 rounds and 90 % at 15. Fewer than 6 rounds cannot reach 95 %: then the
+    interval is the whole range and its `confidence` is what the range has, 1 - 2^(1 - rounds). One round says
+    nothing about noise: its interval reaches to 1, so that it is never a sure gain or loss.
+
+    Raises ValueError on no rounds, on different numbers of rounds, and on seconds that are not above 0.
+    """
+    before, after = _values(baseline), _values(candidate)
+    if len(before) != len(after):
+        raise ValueError(f"both must have the same rounds; {len(before)} and {len(after)} were given")
+    if not ((before > 0).all() and (after > 0).all()):
+        raise ValueError("seconds must be above 0")
+    ratios = before / after
+    median = float(np.median(ratios))
+    reachable = 1 - 2.0 ** (1 - len(ratios))
+    if len(ratios) == 1:
+        return Interval(median, min(median, 1.0), max(median, 1.0), reachable)
+    if reachable < confidence:
+        return _around(median, float(ratios.min()), float(ratios.max()), reachable)
+    exact = stats.quantile_test(ratios, p=0.5).confidence_interval(confidence)
+    return _around(median, exact.low, exact.high, confidence)
+
+
+def _values(scores: Sequence[float]) -> Values:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.size == 0:
+        raise ValueError("at least one figure is needed")
+    return values
+
+
+def _is_binary(values: Values) -> bool:
+    return bool(np.isin(values, (0.0, 1.0)).all())
+
+
+def _bonett_price(differences: Values, mean: float, confidence: float) -> Interval:
+    samples = len(differences) + 2
+    up = (np.count_nonzero(differences > 0) + 1) / samples
+    down = (np.count_nonzero(differences < 0) + 1) / samples
+    half = stats.norm.ppf(0.5 + confidence / 2) * np.sqrt((up + down - (up - down) ** 2) / samples)
+    return _around(mean, max(up - down - half, -1.0), min(up - down + half, 1.0), confidence)
+
+
+def _bootstrap_mean(values: Values, mean: float, confidence: float) -> Interval:
+    if values.min() == values.max() or not np.isfinite(values).all():
+        return Interval(mean, mean, mean, confidence)
+    result = stats.bootstrap(
+        (values,),
+        np.mean,
+        n_resamples=_RESAMPLES,
+        batch=max(1, _CELLS // len(values)),
+        vectorized=True,
+        confidence_level=confidence,
+        method="percentile",
+        random_state=np.random.default_rng(_SEED),
+    )
+    return _around(mean, result.confidence_interval.low, result.confidence_interval.high, confidence)
+
+
+def _around(value: float, low: float, high: float, confidence: float) -> Interval:
+    return Interval(value, min(float(low), value), max(float(high), value), confidence)

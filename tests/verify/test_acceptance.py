@@ -1,0 +1,121 @@
+"""The last decision, from scores and latencies alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from fewbits.budget import Budget
+from fewbits.errors import MetricError
+from fewbits.evaluation import Direction, Scores
+from fewbits.measurement import Comparison, Interval
+from fewbits.outcome import Outcome
+from fewbits.record import Accuracy
+from fewbits.verify.acceptance import (
+    Objective,
+    compare_accuracy,
+    holds,
+    holds_for_sure,
+    is_faster,
+    speedup,
+    verdict,
+)
+
+
+def scores(right: int, samples: int = 100) -> Scores:
+    return Scores(right / samples, samples, (1.0,) * right + (0.0,) * (samples - right))
+
+
+def accuracy(original: int, tuned: int, budget: str, samples: int = 100) -> Accuracy:
+    return compare_accuracy(
+        "accuracy", Direction.HIGHER, scores(original, samples), scores(tuned, samples), Budget.parse(budget)
+    )
+
+
+FASTER, SAME, SLOWER = Interval(1.5, 1.4, 1.6), Interval(1.02, 0.98, 1.06), Interval(0.8, 0.7, 0.9)
+
+
+class TestAccuracy:
+    def test_values_and_unit_of_a_relative_budget(self) -> None:
+        found = accuracy(80, 76, "5%")
+        assert (found.original.value, found.tuned.value) == (0.8, 0.76)
+        assert found.loss.value == pytest.approx(0.05)
+        assert (found.max_loss, found.relative, found.samples) == (0.05, True, 100)
+        assert found.original.low < 0.8 < found.original.high
+
+    def test_the_loss_interval_is_divided_by_the_original_score(self) -> None:
+        absolute, relative = accuracy(80, 76, "0.1").loss, accuracy(80, 76, "10%").loss
+        for part in ("low", "value", "high"):
+            whole = {"low": absolute.low, "value": absolute.value, "high": absolute.high}[part]
+            share = {"low": relative.low, "value": relative.value, "high": relative.high}[part]
+            assert share == pytest.approx(whole / 0.8)
+
+    def test_lower_is_better(self) -> None:
+        original, tuned = Scores(0.2, 3, (0.1, 0.2, 0.3)), Scores(0.25, 3, (0.15, 0.22, 0.38))
+        found = compare_accuracy("mse", Direction.LOWER, original, tuned, Budget.parse("0.1"))
+        assert found.loss.value == pytest.approx(0.05)
+        assert found.loss.low > 0
+
+    def test_a_single_number_has_no_width(self) -> None:
+        found = compare_accuracy("f1", Direction.HIGHER, Scores(0.8, 50), Scores(0.79, 50), Budget.parse("5%"))
+        assert found.loss.low == found.loss.value == found.loss.high == pytest.approx(0.0125)
+        assert found.original == Interval(0.8, 0.8, 0.8)
+
+    def test_scores_of_different_samples(self) -> None:
+        with pytest.raises(MetricError, match="100 per-sample scores for the original and 90"):
+            compare_accuracy("mine", Direction.HIGHER, scores(80), scores(80, 90), Budget.parse("1%"))
+
+    def test_an_original_that_scores_zero(self) -> None:
+        with pytest.raises(MetricError, match="undefined"):
+            accuracy(0, 0, "1%")
+        assert holds(accuracy(0, 0, "0.01"))
+
+    def test_holding_and_holding_for_sure(self) -> None:
+        close = accuracy(90, 89, "2%")
+        assert holds(close)
+        assert not holds_for_sure(close)
+        assert holds_for_sure(accuracy(9000, 9000, "2%", samples=10_000))
+        assert not holds(accuracy(90, 80, "2%"))
+
+
+class TestVerdict:
+    def test_faster_and_within_the_budget_is_met(self) -> None:
+        found = verdict(Objective.LATENCY, accuracy(90, 90, "1%"), FASTER, 100, 30)
+        assert found.outcome is Outcome.MET
+        assert "1.50x" in found.reason
+        assert "within the allowed 1%" in found.reason
+
+    def test_a_pass_that_the_interval_does_not_confirm_says_so(self) -> None:
+        doubtful = verdict(Objective.LATENCY, accuracy(90, 90, "1%"), FASTER, 100, 30)
+        sure = verdict(Objective.LATENCY, accuracy(9000, 9000, "1%", 10_000), FASTER, 100, 30)
+        assert "reaches beyond" in doubtful.reason
+        assert "reaches beyond" not in sure.reason
+
+    @pytest.mark.parametrize("objective", list(Objective))
+    def test_too_large_a_loss_is_unreachable_however_fast(self, objective: Objective) -> None:
+        found = verdict(objective, accuracy(90, 80, "1%"), FASTER, 100, 30)
+        assert found.outcome is Outcome.BUDGET_UNREACHABLE
+        assert "relative loss of accuracy is 11.11%" in found.reason
+        assert "more than the allowed 1%" in found.reason
+
+    @pytest.mark.parametrize("gain", [SAME, SLOWER, Interval(1.3, 1.0, 1.5), None])
+    def test_no_sure_gain_in_speed_keeps_the_original(self, gain: Interval | None) -> None:
+        found = verdict(Objective.LATENCY, accuracy(90, 90, "1%"), gain, 100, 30)
+        assert found.outcome is Outcome.KEPT_ORIGINAL
+        assert found.reason
+
+    def test_size_counts_bytes_and_mentions_a_loss_of_speed(self) -> None:
+        smaller = verdict(Objective.SIZE, accuracy(90, 90, "1%"), SLOWER, 1000, 300)
+        assert smaller.outcome is Outcome.MET
+        assert "300 bytes against 1,000" in smaller.reason
+        assert "slower: 0.80x" in smaller.reason
+        assert verdict(Objective.SIZE, accuracy(90, 90, "1%"), FASTER, 300, 300).outcome is Outcome.KEPT_ORIGINAL
+        assert verdict(Objective.SIZE, accuracy(90, 90, "1%"), None, 301, 300).outcome is Outcome.MET
+
+    def test_a_gain_must_have_its_whole_interval_above_one(self) -> None:
+        assert [is_faster(gain) for gain in (FASTER, SAME, SLOWER, Interval(2, 1, 3))] == [True, False, False, False]
+
+    def test_the_speedup_is_looked_up_by_name(self) -> None:
+        comparison = Comparison("original", {}, {"tuned": FASTER}, "")
+        assert speedup(comparison, "tuned") == FASTER
+        with pytest.raises(KeyError):
+            speedup(comparison, "other")
