@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from fewbits.outcome import Outcome
 from fewbits.plan import Plan
 from fewbits.record import RunRecord
 
+FEATURES = 192  # wide enough for int8 to pay, so that the measurements settle early
+TOKENS = 64
 SAMPLES = 96
 MAX_LOSS = 0.02
 
@@ -32,7 +35,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def original() -> onnx.ModelProto:
-    return builders.transformer(features=64, heads=4)
+    return builders.transformer(features=FEATURES)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def result(original: onnx.ModelProto, folder: Path) -> fewbits.Result:
     """Tuned for size, so that what comes out does not depend on how busy the machine is."""
     return fewbits.tune(
         original.SerializeToString(),
-        builders.tokens(SAMPLES),
+        builders.tokens(SAMPLES, length=TOKENS),
         evaluate="cosine",
         max_loss=str(MAX_LOSS),
         objective="size",
@@ -57,7 +60,7 @@ def result(original: onnx.ModelProto, folder: Path) -> fewbits.Result:
 def test_it_is_smaller_and_within_the_budget_on_samples_never_seen(
     original: onnx.ModelProto, result: fewbits.Result
 ) -> None:
-    inputs = builders.tokens(64, seed=1)
+    inputs = builders.tokens(64, seed=1, length=TOKENS)
     tuned = run(result.artifact.content, inputs)
     assert result.outcome is Outcome.MET
     assert result.artifact.size < len(original.SerializeToString()) / 2
@@ -78,13 +81,14 @@ def test_batch_and_sequence_stay_dynamic(
     ]
 
 
-def test_padding_changes_nothing(result: fewbits.Result) -> None:
+def test_padding_changes_no_more_than_rounding(original: onnx.ModelProto, result: fewbits.Result) -> None:
     short = builders.tokens(4, seed=3, length=8)
     short["attention_mask"][:] = 1
     longer = {name: np.pad(array, ((0, 0), (0, 6))) for name, array in short.items()}
-    np.testing.assert_allclose(
-        run(result.artifact.content, longer), run(result.artifact.content, short), rtol=1e-3, atol=1e-4
-    )
+    expected = run(original.SerializeToString(), short)
+    quantised = np.abs(run(result.artifact.content, short) - expected).max()
+    # Sums in another order may move a value to the next code, so that the shift is at most of quantisation's size.
+    assert np.abs(run(result.artifact.content, longer) - run(result.artifact.content, short)).max() <= quantised
 
 
 def test_the_checker_accepts_it(result: fewbits.Result) -> None:
@@ -119,14 +123,13 @@ def test_the_plan_gives_the_same_model_again(original: onnx.ModelProto, result: 
     assert fewbits.open_model(original).converted(result.plan).content == result.artifact.content
 
 
-def test_spelled_out_layer_norm_gives_the_same_outcome(result: fewbits.Result) -> None:
-    spelled_out = fewbits.tune(
-        builders.transformer(features=64, heads=4, decomposed=True).SerializeToString(),
-        builders.tokens(SAMPLES),
-        evaluate="agreement",
-        max_loss="10%",
-        objective="size",
-        threads=1,
-    )
-    assert spelled_out.outcome is result.outcome
-    assert len(spelled_out.plan.low) == len(result.plan.low)
+def test_layer_norm_as_one_node_or_spelled_out_leaves_the_same_groups_to_tune(original: onnx.ModelProto) -> None:
+    spelled_out = fewbits.inspect(builders.transformer(features=FEATURES, decomposed=True))
+    one_node = fewbits.inspect(original)
+    kinds = [
+        Counter(group.kind for group in found.groups if group.is_product and group.name in found.space.low)
+        for found in (spelled_out, one_node)
+    ]
+    assert kinds[0] == kinds[1]
+    # Two layers of query, key, value, output and two of the MLP, two products of activations, and the classifier.
+    assert kinds[0].total() == 2 * (4 + 2 + 2) + 1

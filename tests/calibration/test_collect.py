@@ -40,13 +40,22 @@ def observations(batches: int = 4) -> Iterator[dict[str, np.ndarray]]:
 def test_collect_is_update_then_range_for_every_tensor(name: str) -> None:
     chosen = method(name)
     formats = {"relu": UINT8, "x": INT8}
-    ranges = collect(observations(), chosen, formats, Silent())
+    ranges = collect(observations(), [chosen], formats, Silent())[name]
     assert list(ranges) == ["relu", "x"]
     for tensor, format in formats.items():
         statistic = chosen.statistic.init()
         for observation in observations():
             statistic = statistic.update(observation[tensor])
         assert ranges[tensor] == chosen.range(statistic, format)
+
+
+def test_several_methods_read_the_data_once_and_give_what_each_gives_alone() -> None:
+    formats = {"relu": UINT8, "x": INT8}
+    once = iter(list(observations()))
+    together = collect(once, list(METHODS.values()), formats, Silent())
+    assert list(together) == list(METHODS)
+    for name, method_ in METHODS.items():
+        assert together[name] == collect(observations(), [method_], formats, Silent())[name]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -63,38 +72,38 @@ def test_no_batch_outlives_its_turn(name: str) -> None:
             yield observation
             del observation
 
-    collect(watched(), method(name), {"x": UINT8}, Silent())
+    collect(watched(), [method(name)], {"x": UINT8}, Silent())
     assert len(seen) == 10
 
 
 def test_progress_hears_the_stage_and_every_batch() -> None:
     progress = Counting()
-    collect(observations(3), method("percentile:99.9"), {"x": INT8}, progress, batches=3)
+    collect(observations(3), [method("percentile:99.9")], {"x": INT8}, progress, batches=3)
     assert progress.stages == [("calibrate (percentile:99.9)", 3)]
     assert progress.steps == 3
 
 
 def test_a_non_finite_activation_names_its_tensor() -> None:
     with pytest.raises(DataError, match="tensor 'unused': a non-finite activation"):
-        collect(observations(), METHODS["entropy"], {"x": INT8, "unused": INT8}, Silent())
+        collect(observations(), [METHODS["entropy"]], {"x": INT8, "unused": INT8}, Silent())
 
 
 def test_a_tensor_that_is_not_observed_is_named() -> None:
     with pytest.raises(DataError, match="'missing'"):
-        collect(observations(), METHODS["minmax"], {"missing": INT8}, Silent())
+        collect(observations(), [METHODS["minmax"]], {"missing": INT8}, Silent())
 
 
 def test_no_data_is_an_error_that_names_tensors() -> None:
     with pytest.raises(DataError, match=r"no value was seen .* 'x'"):
-        collect([], METHODS["minmax"], {"x": INT8}, Silent())
+        collect([], [METHODS["minmax"]], {"x": INT8}, Silent())
     names = [f"t{k}" for k in range(7)]
     empty = [dict.fromkeys(names, np.zeros((0, 2), np.float32))]
     with pytest.raises(DataError, match="'t4' and 2 more"):
-        collect(empty, METHODS["mse"], dict.fromkeys(names, UINT8), Silent())
+        collect(empty, [METHODS["mse"]], dict.fromkeys(names, UINT8), Silent())
 
 
 def test_nothing_to_calibrate_gives_nothing() -> None:
-    assert collect(observations(), METHODS["mse"], {}, Silent()) == {}
+    assert collect(observations(), [METHODS["mse"]], {}, Silent()) == {"mse": {}}
 
 
 def test_tied_tensors_share_the_union() -> None:

@@ -72,10 +72,8 @@ class _Sample:
         counts[-histogram.first] -= histogram.zeros
         filled = np.flatnonzero(counts)
         left = (filled + histogram.first) * histogram.width
-        # No value lies outside [low, high]: cutting the end bins there keeps a spike at an extreme exact.
-        start, stop = np.maximum(left, histogram.low), np.minimum(left + histogram.width, histogram.high)
         within = (np.arange(_POINTS_PER_BIN) + 0.5) / _POINTS_PER_BIN
-        x = (start[:, None] / unit + (stop - start)[:, None] / unit * within).reshape(-1)
+        x = (left[:, None] / unit + histogram.width / unit * within).reshape(-1)
         weight = np.repeat(counts[filled] / histogram.count / _POINTS_PER_BIN, _POINTS_PER_BIN)
         return cls(x, weight, (before(weight), before(weight * x), before(weight * x * x)))
 

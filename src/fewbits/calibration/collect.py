@@ -15,35 +15,40 @@ from fewbits.progress import Progress
 
 def collect(
     observations: Iterable[Arrays],
-    method: Method[Any],
+    methods: Collection[Method[Any]],
     formats: Mapping[str, IntFormat],
     progress: Progress,
     batches: int | None = None,
-) -> dict[str, Range]:
-    """The range of every tensor in `formats`, chosen by `method` for the format that it is to get.
+) -> dict[str, dict[str, Range]]:
+    """Method text → the range of every tensor in `formats`, chosen for the format that it is to get.
 
-    `observations` gives one mapping of tensor names to values per batch and is read once; tensors that
-    `formats` does not name are ignored. `batches` is their number, for the progress, if known.
+    `observations` gives one mapping of tensor names to values per batch and is read once, whatever the
+    number of methods: those that need the same statistic share it. Tensors that `formats` does not name
+    are ignored. `batches` is their number, for the progress, if known.
 
     Raises:
         DataError: NaN or Inf in a tensor, a tensor that is missing or never had an element, no batch at all.
     """
-    progress.stage(f"calibrate ({method})", batches)
-    statistics: dict[str, Statistic] = {name: method.statistic.init() for name in formats}
+    progress.stage(f"calibrate ({', '.join(map(str, methods))})", batches)
+    kinds: dict[type[Statistic], None] = dict.fromkeys(method.statistic for method in methods)
+    statistics = {(kind, name): kind.init() for kind in kinds for name in formats}
     for observation in observations:
-        for name in formats:
-            statistics[name] = _updated(statistics[name], name, observation)
+        for (kind, name), statistic in statistics.items():
+            statistics[kind, name] = _updated(statistic, name, observation)
         # While the next batch is made, this one need not be held.
         del observation
         progress.advance()
-    empty = [name for name, statistic in statistics.items() if statistic.count == 0]
+    empty = list(dict.fromkeys(name for (_, name), statistic in statistics.items() if statistic.count == 0))
     if empty:
         raise DataError(
             f"no value was seen during calibration of {', '.join(map(repr, empty[:5]))}"
             f"{f' and {len(empty) - 5} more' if len(empty) > 5 else ''}; give at least one sample for which "
             "these tensors are not empty"
         )
-    return {name: method.range(statistics[name], formats[name]) for name in formats}
+    return {
+        str(method): {name: method.range(statistics[method.statistic, name], formats[name]) for name in formats}
+        for method in methods
+    }
 
 
 def tie(ranges: Mapping[str, Range], classes: Iterable[Collection[str]]) -> dict[str, Range]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from math import ceil
 
 from fewbits.calibration.collect import collect, tie
@@ -13,7 +13,8 @@ from fewbits.evaluation import Predict
 from fewbits.flow.job import Job
 from fewbits.flow.sessions import predictor
 from fewbits.formats.integer import IntFormat
-from fewbits.grouping import tied
+from fewbits.graph import Graph
+from fewbits.grouping import CARRIERS, Group, tied
 from fewbits.placement import coded_tensors, formats
 from fewbits.plan import Plan
 from fewbits.sensitivity.output_error import output_error
@@ -21,6 +22,8 @@ from fewbits.sensitivity.output_error import output_error
 METHODS = ("minmax", "percentile", "mse", "entropy")
 _BYTES_PER_BATCH = 64 << 20
 _SCORED_SAMPLES = 32
+# Ranges settle within some dozens of samples; all four methods on more would only make the user wait.
+_COMPARED_SAMPLES = 128
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -37,21 +40,47 @@ def _run(job: Job, wanted: tuple[str, ...]) -> dict[str, dict[str, tuple[float, 
     low = [group for group in job.groups if group.name in job.space.low]
     classes = tied(job.graph, job.groups)
     tensors = coded_tensors(job.graph, low, classes)
+    codes = _codes(job, low)
+    default = next(iter(codes.values()))
+    observed = tuple(name for name in tensors if not _follows(job.graph, name, tensors))
+    wanted_formats = {name: codes.get(name, default) for name in observed}
+    data = job.splits.calibration
+    if len(wanted) > 1:
+        data = data.take(range(min(_COMPARED_SAMPLES, data.samples)))
+    size = _samples_per_batch(job, observed)
+    batches = _padded(data, size, batch_size(job.model.inputs, 0))
+    observations = job.model.observe(batches, observed)
+    methods = [method(name) for name in wanted]
+    found = collect(observations, methods, wanted_formats, job.progress, ceil(data.samples / size))
+    return {name: _spread(tie(ranges, classes), classes, tensors) for name, ranges in found.items()}
+
+
+def _codes(job: Job, low: list[Group]) -> dict[str, IntFormat]:
+    """The format that each tensor would carry; where readers differ, that of the first."""
     codes: dict[str, IntFormat] = {}
     for group in low:
         first, second = formats(job.space.low[group.name])
         for position, name in enumerate(group.operands):
             codes.setdefault(name, second if position == 1 and group.is_product else first)
         codes.setdefault(group.inner, first)
-    default = next(iter(codes.values()))
-    wanted_formats = {name: codes.get(name, default) for name in tensors}
-    data = job.splits.calibration
-    size = _samples_per_batch(job, tensors)
-    found = {}
-    for name in wanted:
-        observations = job.model.observe(_padded(data, size, batch_size(job.model.inputs, 0)), tensors)
-        ranges = collect(observations, method(name), wanted_formats, job.progress, ceil(data.samples / size))
-        found[name] = tie(ranges, classes)
+    return codes
+
+
+def _follows(graph: Graph, name: str, tensors: tuple[str, ...]) -> bool:
+    """Whether `name` only rearranges or drops elements of another of `tensors`, whose range then holds it too."""
+    node = graph.producer.get(name)
+    return node is not None and node.kind in CARRIERS and node.inputs[0] in tensors
+
+
+def _spread(
+    ranges: Mapping[str, tuple[float, float]], classes: Collection[frozenset[str]], tensors: tuple[str, ...]
+) -> dict[str, tuple[float, float]]:
+    """`ranges` with those of tensors that were not observed, from the members of their class."""
+    found = dict(ranges)
+    for members in classes:
+        known = next((ranges[name] for name in members if name in ranges), None)
+        if known is not None:
+            found.update(dict.fromkeys(members.intersection(tensors), known))
     return found
 
 
