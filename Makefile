@@ -1,7 +1,6 @@
 # Everything runs in .venv, which is made on first use and whenever the requirements change.
 PYTHON ?= python3
 BIN := .venv/bin
-CODE := src tests examples benchmarks
 
 .PHONY: demo test check format bench clean
 
@@ -12,17 +11,22 @@ test: .venv/installed
 	$(BIN)/python -m pytest
 
 check: .venv/installed
-	$(BIN)/ruff check $(CODE)
-	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python benchmarks/table.py --check
 	$(BIN)/python -m pytest tests/test_layers.py tests/test_public_api.py
 
 format: .venv/installed
-	$(BIN)/ruff check --fix $(CODE)
-	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 bench: .venv/installed-bench
-	$(BIN)/python -m benchmarks
+	$(BIN)/python benchmarks/models.py
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/calibration_memory.py
+	$(BIN)/python benchmarks/table.py
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

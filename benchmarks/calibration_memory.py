@@ -112,7 +112,7 @@ def run_fewbits(model: Path, method_name: str, samples: int) -> Run:
     opened = open_model(model)
     before, start = peak_bytes(), time.perf_counter()
     observations = opened.observe((Batch(batch) for batch in inputs(samples)), tensors())
-    ranges = collect(observations, method(method_name), dict.fromkeys(tensors(), UINT8), Silent())
+    ranges = collect(observations, [method(method_name)], dict.fromkeys(tensors(), UINT8), Silent())[method_name]
     return Run("fewbits", method_name, samples, time.perf_counter() - start, before, peak_bytes(), len(ranges))
 
 

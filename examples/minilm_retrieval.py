@@ -12,9 +12,12 @@ its nearest neighbour is still the one that the original model finds.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fewbits
 from fewbits.console import stderr_progress
@@ -22,11 +25,13 @@ from fewbits.console import stderr_progress
 FOLDER = Path.home() / ".cache" / "fewbits" / "benchmarks"
 BATCH = 50
 
+Arrays = Mapping[str, NDArray[Any]]
+
 sentences = np.load(FOLDER / "minilm.npz")
 neighbours = np.load(FOLDER / "minilm-nearest.npz")["nearest"]
 
 
-def agreement(predict) -> np.ndarray:
+def agreement(predict: Callable[[Arrays], Arrays]) -> NDArray[np.float64]:
     """One score per sentence: 1 where the nearest other sentence is the original's, else 0."""
     ids, mask = sentences["input_ids"], sentences["attention_mask"]
     parts = [
@@ -36,7 +41,7 @@ def agreement(predict) -> np.ndarray:
     embeddings = np.concatenate(parts)
     cosine = embeddings @ embeddings.T
     np.fill_diagonal(cosine, -np.inf)
-    return (cosine.argmax(axis=1) == neighbours).astype(float)
+    return (cosine.argmax(axis=1) == neighbours).astype(np.float64)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "models": DESCRIPTIONS | {"data", "models.protocol"},
     "targets.protocol": DESCRIPTIONS | {"data", "models.protocol"},
     "targets": DESCRIPTIONS | {"data"} | SEAMS,
+    "attribution": DESCRIPTIONS | {"targets.protocol"},
     "calibration": DESCRIPTIONS | {"data", "models.protocol"},
     "sensitivity.table": set(),
     "sensitivity": DESCRIPTIONS | {"data", "calibration"} | SEAMS | TABLES,
@@ -59,7 +60,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "flow": DESCRIPTIONS
     | SEAMS
     | {"data", "evaluation", "metrics", "budget", "record", "models", "targets", "calibration", "sensitivity"}
-    | {"search", "verify", "benchmark", "store", "report"}
+    | {"attribution", "search", "verify", "benchmark", "store", "report"}
     | TABLES,
     "doctor": {"benchmark", "targets"},
     "demo": set(),

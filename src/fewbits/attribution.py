@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fewbits.graph import Graph
-from fewbits.grouping import Group
+from fewbits.graph import Graph, Kind, Node
+from fewbits.grouping import CARRIERS, Group
 from fewbits.targets.protocol import Executed
 
-# Behind the name of a tensor or node, for what conversion puts around it (models/onnx_quantize, onnx_lower).
-_BOUNDARIES = (".quantize", ".dequantize", ".dequantize.channels", ".to_rows", ".to_back")
+# How conversion names what it puts around a tensor or node (models/onnx_quantize, onnx_lower).
+_FORMAT = r"(\.u?int[0-9]+r?)?"
+_BEFORE = re.compile(rf"(?P<tensor>.+?)(\.rows)?{_FORMAT}\.((de)?quantize(\.channels)?|to_rows)")
+_OF = re.compile(rf"(?P<owner>.+?){_FORMAT}\.(codes|decoded|product|rows|to_back|(weight|bias)\.dequantize)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,48 +30,69 @@ def attribute(graph: Graph, groups: Sequence[Group], executed: Iterable[Executed
 
     A quantiser counts for the first group that reads its tensor: without that group it would not be there.
     """
-    owner = _owners(graph, groups)
-    readers = {name: group.name for group in reversed(groups) for name in group.operands}
-    shares: dict[str, Share] = {}
+    owner, readers = _owners(graph, groups), _readers(graph, groups)
+    ran: dict[str, list[Executed]] = {}
     for node in executed:
         name = _group_of(node, owner, readers)
-        if not name:
-            continue
-        so_far = shares.get(name, Share("", "", 0.0))
-        # The slowest computing node is the anchor; boundaries only add their time.
-        is_anchor = node.precision != "boundary" and (not so_far.kernel or node.seconds > so_far.seconds)
-        shares[name] = Share(
-            node.kernel if is_anchor else so_far.kernel,
-            node.precision if is_anchor else so_far.precision,
-            so_far.seconds + node.seconds,
-        )
-    return shares
+        if name:
+            ran.setdefault(name, []).append(node)
+    return {name: _share(name, nodes) for name, nodes in ran.items()}
+
+
+def _share(anchor: str, nodes: Sequence[Executed]) -> Share:
+    # Boundaries only add their time. A fused node has the name of the anchor or of what was fused
+    # behind it; then the slowest is the one that computes.
+    computing = [node for node in nodes if node.precision != "boundary"]
+    named = [node for node in computing if node.name == anchor]
+    main = max(named or computing, key=lambda node: node.seconds, default=None)
+    seconds = sum(node.seconds for node in nodes)
+    return Share("", "", seconds) if main is None else Share(main.kernel, main.precision, seconds)
 
 
 def _owners(graph: Graph, groups: Sequence[Group]) -> dict[str, str]:
+    """Node and tensor names → the group that they belong to."""
     owner: dict[str, str] = {}
     for group in groups:
         for name in group.nodes:
-            owner[name] = group.name
-            owner.update(dict.fromkeys(graph.node[name].outputs, group.name))
+            owner.update(dict.fromkeys(_names(graph.node[name]), group.name))
+    products = {group.name for group in groups if group.is_product}
+    for node in graph.nodes:
+        source = _scaled(graph, node)
+        # A runtime folds a constant factor or term into the product before it, under the later name.
+        if node.name not in owner and owner.get(source) in products and graph.only_consumer(source) is node:
+            owner.update(dict.fromkeys(_names(node), owner[source]))
     return owner
+
+
+def _names(node: Node) -> tuple[str, ...]:
+    return (node.name, *(output for output in node.outputs if output))
+
+
+def _scaled(graph: Graph, node: Node) -> str:
+    """The tensor that `node` scales or shifts by constants, ``""`` if it does something else."""
+    activations = [name for name in node.inputs if not graph.is_constant(name)]
+    is_affine = node.kind in (Kind.MUL, Kind.ADD, Kind.BATCH_NORM) and len(activations) == 1
+    return activations[0] if is_affine else ""
+
+
+def _readers(graph: Graph, groups: Sequence[Group]) -> dict[str, str]:
+    """Tensors → the first group that reads them, through carriers too."""
+    readers = {name: group.name for group in reversed(groups) for name in group.operands}
+    for node in reversed(graph.nodes):
+        if node.kind in CARRIERS and node.outputs[0] in readers:
+            readers.setdefault(node.inputs[0], readers[node.outputs[0]])
+    return readers
 
 
 def _group_of(node: Executed, owner: Mapping[str, str], readers: Mapping[str, str]) -> str:
     for name in (node.name, *node.outputs):
         if name in owner:
             return owner[name]
-        for ending in _BOUNDARIES:
-            if name.endswith(ending):
-                # "tensor.uint8.quantize", "tensor.to_rows", "node.to_back"
-                base = name.removesuffix(ending)
-                stem = base.rpartition(".")[0]
-                for known in (base, stem, stem.removesuffix(".rows")):
-                    if known in readers and ending != ".to_back":
-                        return readers[known]
-                    if known in owner:
-                        return owner[known]
-        stem = name.removesuffix(".codes").removesuffix(".product")
-        if stem in owner:
-            return owner[stem]
+        own, before = _OF.fullmatch(name), _BEFORE.fullmatch(name)
+        if own is not None and own["owner"] in owner:
+            return owner[own["owner"]]
+        if before is not None:
+            found = readers.get(before["tensor"]) or owner.get(before["tensor"], "")
+            if found:
+                return found
     return ""

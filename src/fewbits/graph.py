@@ -108,25 +108,34 @@ class Graph:
         return tensor is not None and tensor.constant
 
     def only_consumer(self, name: str) -> Node | None:
-        """The single node that reads `name`, or ``None`` if there are several, none, or something
-        outside reads it too (a graph output, a pinned tensor)."""
+        """The single node that reads `name` (once or more), or ``None`` if there are several, none, or
+        something outside reads it too (a graph output, a pinned tensor)."""
         readers = self.consumers.get(name, ())
         return readers[0] if len(readers) == 1 and name not in self.outputs and name not in self.pinned else None
 
     def macs(self, node: Node) -> int:
         """Multiply-accumulate operations of `node` (0 unless it is a product); dynamic dimensions count as 1."""
         if node.kind in (Kind.CONV, Kind.CONV_TRANSPOSE):
-            weight = self.tensors[node.inputs[1]]
+            weight = self._shape(node.inputs[1])
             # Each output element of a convolution (input element of a transposed one) costs one filter.
             counted = self.tensors.get(node.outputs[0] if node.kind is Kind.CONV else node.inputs[0])
-            if counted is None or not weight.shape:
+            if counted is None or not weight:
                 return 0
-            first = weight.shape[0]
-            return counted.elements * (weight.elements // first if isinstance(first, int) and first else 0)
+            return counted.elements * prod(size for size in weight[1:] if isinstance(size, int))
         if node.kind in (Kind.MATMUL, Kind.GEMM):
-            first_operand, output = self.tensors.get(node.inputs[0]), self.tensors.get(node.outputs[0])
-            if first_operand is None or output is None or not first_operand.shape:
+            first, second = self._shape(node.inputs[0]), self._shape(node.inputs[1])
+            output = self.tensors.get(node.outputs[0])
+            if output is None or not first or not second:
                 return 0
-            depth = first_operand.shape[0 if node.attributes.get("transA") else -1]
-            return output.elements * (depth if isinstance(depth, int) else 1)
+            # Both operands have the depth; one of them may have it dynamic.
+            depths = (
+                first[0 if node.attributes.get("transA") else -1],
+                second[-1 if node.attributes.get("transB") or len(second) == 1 else -2],
+            )
+            return output.elements * next((size for size in depths if isinstance(size, int)), 1)
         return 0
+
+    def _shape(self, name: str) -> tuple[int | str, ...]:
+        """The shape of `name`, ``()`` where it is a scalar or unknown."""
+        tensor = self.tensors.get(name)
+        return () if tensor is None or tensor.shape is None else tensor.shape

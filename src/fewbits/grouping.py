@@ -29,8 +29,8 @@ class Group:
     """An anchor and what is fused behind it.
 
     `nodes` starts with the anchor, in graph order; `operands` are the activation tensors that the
-    anchor reads; `weight` and `bias` name constants, ``""`` where there is none; `inner` is the
-    tensor that the arithmetic itself gives (behind batch norm, bias and an absorbed activation);
+    anchor reads; `weight` names its constant second operand and `bias` the tensor that is added
+    behind, ``""`` where there is none; `inner` is the tensor that the arithmetic itself gives (behind batch norm, bias and an absorbed activation);
     `output` is the tensor behind the last fused node, the same as `inner` unless an activation
     follows that no quantiser can absorb (HardSwish, Sigmoid).
     """
@@ -74,7 +74,7 @@ def _product(graph: Graph, anchor: Node) -> Group | None:
     nodes, tensor = [anchor], anchor.outputs[0]
     if anchor.kind in (Kind.CONV, Kind.CONV_TRANSPOSE):
         following = graph.only_consumer(tensor)
-        if following is not None and following.kind is Kind.BATCH_NORM and len(following.outputs) == 1:
+        if following is not None and _is_affine_norm(graph, following):
             nodes.append(following)
             tensor = following.outputs[0]
     if anchor.kind is Kind.MATMUL and weight:
@@ -113,6 +113,12 @@ def _is_unary(graph: Graph, node: Node) -> bool:
     return all(not name or graph.is_constant(name) for name in node.inputs[1:])
 
 
+def _is_affine_norm(graph: Graph, node: Node) -> bool:
+    """Whether `node` is a batch norm with constant statistics, as in inference."""
+    in_training = bool(node.attributes.get("training_mode")) or any(node.outputs[1:])
+    return node.kind is Kind.BATCH_NORM and _is_unary(graph, node) and not in_training
+
+
 def _vector_bias(graph: Graph, node: Node | None, tensor: str, weight: str) -> str:
     """The constant that `node` adds to `tensor` along the last axis, ``""`` if it does not."""
     if node is None or node.kind is not Kind.ADD or len(node.inputs) != 2:
@@ -121,9 +127,12 @@ def _vector_bias(graph: Graph, node: Node | None, tensor: str, weight: str) -> s
     if not graph.is_constant(other):
         return ""
     shape, columns = graph.tensors[other].shape, graph.tensors[weight].shape
-    if not shape or not columns or any(size != 1 for size in shape[:-1]):
+    if not shape or not columns or len(columns) < 2 or any(size != 1 for size in shape[:-1]):
         return ""
-    return other if shape[-1] == columns[-1] else ""
+    product = graph.tensors.get(tensor)
+    # A vector of a higher rank than the product, (1, 1, N) on (M, N), would add an axis to it.
+    rank = 1 if product is None or product.shape is None else len(product.shape)
+    return other if shape[-1] == columns[-1] and len(shape) <= rank else ""
 
 
 def _dtype(graph: Graph, name: str) -> str:
@@ -142,7 +151,7 @@ def tied(graph: Graph, groups: Iterable[Group]) -> tuple[frozenset[str], ...]:
         return name
 
     joined = [(node.inputs[0], node.outputs[0]) for node in graph.nodes if node.kind in CARRIERS]
-    joined += [(name, made.output) for made in groups if made.kind is Kind.CONCAT for name in made.operands]
+    joined += [(name, made.inner) for made in groups if made.kind is Kind.CONCAT for name in made.operands]
     for one, other in joined:
         parent[root(one)] = root(other)
     classes: dict[str, set[str]] = {}

@@ -40,16 +40,16 @@ def place(graph: Graph, groups: Sequence[Group], schemes: Mapping[str, Scheme]) 
         first, second = formats(schemes[group.name])
         for position, tensor in enumerate(group.operands):
             wanted = second if group.kind is Kind.MATMUL and not group.weight and position == 1 else first
-            reads[group.name, tensor] = wanted
+            # A node that reads one tensor twice reads it in one format.
+            reads.setdefault((group.name, tensor), wanted)
         if writes_codes(group):
             writes[group.inner] = first
     _carry(graph, reads, writes)
-    anchors = {group.inner: group for group in low if not writes_codes(group)}
-    for tensor, group in anchors.items():
+    for tensor in (group.inner for group in low if not writes_codes(group)):
         formats_read = {reads.get((node.name, tensor)) for node in graph.consumers.get(tensor, ())}
         only = next(iter(formats_read), None)
         # A product gives floats for free; codes pay only if every reader wants the same ones.
-        if len(formats_read) == 1 and only is not None and _is_internal(graph, tensor) and group.inner == tensor:
+        if len(formats_read) == 1 and only is not None and _is_internal(graph, tensor):
             writes[tensor] = only
     return Placement(reads, writes)
 
@@ -68,7 +68,11 @@ def writes_codes(group: Group) -> bool:
 
 def settle(graph: Graph, groups: Sequence[Group], low: Collection[str]) -> frozenset[str]:
     """`low` without the joints that have no neighbour left that writes codes: between floats,
-    quantising a joint costs more than it gives."""
+    quantising a joint costs more than it gives.
+
+    An activation that no quantiser absorbs does not part neighbours: in a squeeze-and-excite block
+    the joint behind a HardSwish reads floats, but gives codes to the next product.
+    """
     by_name = {group.name: group for group in groups}
     kept = set(low)
     while True:
@@ -91,7 +95,7 @@ def between_codes(graph: Graph, groups: Sequence[Group], low: Collection[str]) -
     Runtime does); naming them low says what is computed.
     """
     by_name = {group.name: group for group in groups}
-    coded = {by_name[name].output for name in low if writes_codes(by_name[name])}
+    coded = {by_name[name].inner for name in low if writes_codes(by_name[name])}
     readers = {node: group for group in groups for node in group.nodes[:1]}
     found: set[str] = set()
     for group in groups:
@@ -110,14 +114,14 @@ def _final_readers(graph: Graph, tensor: str) -> list[Node]:
     """Who reads `tensor`, looking through carriers."""
     found: list[Node] = []
     for node in graph.consumers.get(tensor, ()):
-        found += _final_readers(graph, node.outputs[0]) if node.kind in CARRIERS else [node]
+        found += _final_readers(graph, node.outputs[0]) if _can_carry(graph, node) else [node]
     return found
 
 
 def origin(graph: Graph, tensor: str) -> str:
     """The tensor that `tensor` is a rearrangement of: upstream through carriers."""
     node = graph.producer.get(tensor)
-    while node is not None and node.kind in CARRIERS:
+    while node is not None and _can_carry(graph, node):
         tensor = node.inputs[0]
         node = graph.producer.get(tensor)
     return tensor
@@ -129,20 +133,23 @@ def _carry(graph: Graph, reads: dict[tuple[str, str], IntFormat], writes: dict[s
     while moved:
         moved = False
         for node in reversed(graph.nodes):
-            source, output = node.inputs[0] if node.inputs else "", node.outputs[0]
-            if node.kind not in CARRIERS or (node.name, source) in reads or not _can_carry(graph, node):
+            if not _can_carry(graph, node) or (node.name, node.inputs[0]) in reads:
                 continue
+            source, output = node.inputs[0], node.outputs[0]
             wanted = [reads.get((reader.name, output)) for reader in graph.consumers.get(output, ())]
             coded = next((format for format in wanted if format is not None), None)
             if coded is None or any(format not in (coded, None) for format in wanted):
                 continue
             all_want = None not in wanted
-            if source in writes or (all_want and node.kind in _ALWAYS_CARRY):
+            if writes.get(source) == coded or (all_want and node.kind in _ALWAYS_CARRY):
                 reads[node.name, source] = writes[output] = coded
                 moved = True
 
 
 def _can_carry(graph: Graph, node: Node) -> bool:
+    """Whether codes may pass through `node`."""
+    if node.kind not in CARRIERS or not node.inputs:
+        return False
     source = graph.tensors.get(node.inputs[0])
     return (
         source is not None
@@ -166,6 +173,5 @@ def coded_tensors(graph: Graph, groups: Sequence[Group], classes: Collection[Col
     for members in classes:
         if not found.isdisjoint(members):
             found.update(members)
-    constants = {name for name in found if graph.is_constant(name)}
     order = [*graph.inputs, *(name for node in graph.nodes for name in node.outputs)]
-    return tuple(name for name in order if name in found - constants)
+    return tuple(name for name in order if name in found and not graph.is_constant(name))

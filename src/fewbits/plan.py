@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -14,6 +15,7 @@ from fewbits.formats.scheme import FP32, Scheme
 
 VERSION = 1
 _STRICT = ConfigDict(extra="forbid")
+_SHOWN_ERRORS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +30,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Group name → choice, and tensor name → range (low, high) of its real values.
+    """Group name → choice, and tensor name → range (low, high) of its real values, finite, low <= high.
 
     A group that is not named stays in fp32. `model_sha256` says for which model the plan was made.
+    Raises PlanError if a range is not one.
     """
 
     model_sha256: str
@@ -43,6 +46,14 @@ class Plan:
     notes: tuple[str, ...] = field(default=())
 
     __pydantic_config__ = _STRICT
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in self.ranges.items():
+            if not (isfinite(low) and isfinite(high) and low <= high):
+                raise PlanError(
+                    f"the range of the tensor {name} is {low} to {high}, not two finite numbers in ascending order; "
+                    "calibrate again"
+                )
 
     def scheme(self, group: str) -> Scheme:
         """The scheme of `group`."""
@@ -67,13 +78,25 @@ class Plan:
     def from_json(cls, text: str | bytes) -> Plan:
         """Read a plan. Raises PlanError if it is not one, or of another version."""
         try:
+            # First, because another version may have other keys.
+            version = _HEADER.validate_json(text).version
+            if version != VERSION:
+                raise PlanError(
+                    f"the plan has version {version}; this fewbits reads version {VERSION}. "
+                    "Use the fewbits that made it, or tune again"
+                )
             plan = _ADAPTER.validate_json(text)
-            for choice in plan.choices.values():
+        except ValidationError as error:
+            found = [
+                f"{'.'.join(map(str, one['loc'])) or 'the whole'}: {one['msg']}"
+                for one in error.errors(include_url=False)[:_SHOWN_ERRORS]
+            ]
+            raise PlanError(f"not a fewbits plan ({'; '.join(found)}); give the plan.json of a run") from error
+        for name, choice in plan.choices.items():
+            try:
                 Scheme.parse(choice.scheme)
-        except (ValidationError, SchemeError) as error:
-            raise PlanError(f"not a fewbits plan: {error}") from error
-        if plan.version != VERSION:
-            raise PlanError(f"the plan has version {plan.version}; this fewbits reads version {VERSION}")
+            except SchemeError as error:
+                raise PlanError(f"the plan's scheme for the group {name} cannot be read: {error}") from error
         return plan
 
     @classmethod
@@ -92,4 +115,10 @@ def diff(a: Plan, b: Plan) -> dict[str, tuple[Scheme, Scheme]]:
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
+@dataclass(frozen=True, slots=True)
+class _Header:
+    version: int = VERSION
+
+
+_HEADER = TypeAdapter(_Header)
 _ADAPTER = TypeAdapter(Plan)

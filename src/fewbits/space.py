@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from fewbits.errors import UsageError
-from fewbits.formats.scheme import FP32, Scheme
+from fewbits.formats.scheme import FP32, Granularity, Scheme
 from fewbits.grouping import Group
 
 
@@ -29,7 +29,7 @@ class Menu:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Groups whose name matches `pattern` (shell wildcards) get `scheme` and nothing else.
+    """Groups whose name is `pattern`, or matches it as shell wildcards, leave fp32 for `scheme` only.
 
     The text form ``conv_1*=fp32`` round-trips.
     """
@@ -43,10 +43,22 @@ class Rule:
     @classmethod
     def parse(cls, text: str) -> Rule:
         """Read `text`, the inverse of ``str``. Raises UsageError."""
-        pattern, equals, scheme = text.partition("=")
+        # A name may hold an equals sign, a scheme never does.
+        pattern, equals, scheme = text.rpartition("=")
         if not equals or not pattern:
             raise UsageError(f"{text!r} is not a rule; write PATTERN=SCHEME, for example 'conv_1*=fp32'")
         return cls(pattern, Scheme.parse(scheme))
+
+    def matches(self, group: Group) -> bool:
+        """Whether the rule is about `group`."""
+        return group.name == self.pattern or fnmatchcase(group.name, self.pattern)
+
+    def allows(self, group: Group, scheme: Scheme) -> bool:
+        """Whether `group` may have `scheme` under this rule. The channels of a second operand are those
+        of a weight; where `group` has none, its granularity does not count."""
+        if scheme.is_float or scheme == self.scheme:
+            return True
+        return not group.weight and _per_tensor(scheme) == _per_tensor(self.scheme)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +82,35 @@ class Space:
 def candidates(groups: Sequence[Group], rules: Sequence[Rule], menu: Callable[[Group], Menu]) -> Space:
     """The space of `groups`: the first rule that matches a group decides, the rest take the whole menu.
 
-    Rules that match no group are reported in `Space.unused_rules`.
+    Rules that decide for no group are reported in `Space.unused_rules`, schemes that a rule asks for
+    and `menu` does not have in `Space.refusals`.
     """
     schemes: dict[str, tuple[Scheme, ...]] = {}
     refusals: dict[str, tuple[Refusal, ...]] = {}
     used: set[Rule] = set()
     for group in groups:
         offered = menu(group)
-        rule = next((rule for rule in rules if fnmatchcase(group.name, rule.pattern)), None)
+        low = tuple(scheme for scheme in offered.schemes if not scheme.is_float)
         refused = list(offered.refusals)
-        kept = offered.schemes
+        rule = next((rule for rule in rules if rule.matches(group)), None)
         if rule is not None:
             used.add(rule)
-            kept = tuple(scheme for scheme in offered.schemes if scheme == rule.scheme)
-            refused += [
-                Refusal(scheme, f"the rule {rule} says otherwise") for scheme in offered.schemes if scheme not in kept
-            ]
-        schemes[group.name] = (FP32, *(scheme for scheme in kept if not scheme.is_float))
+            kept = tuple(scheme for scheme in low if rule.allows(group, scheme))
+            refused += [Refusal(scheme, f"the rule {rule} says otherwise") for scheme in low if scheme not in kept]
+            known = any(rule.allows(group, refusal.scheme) for refusal in offered.refusals)
+            if not kept and not known and not rule.scheme.is_float:
+                choices = ", ".join(map(str, low)) or "nothing but fp32"
+                refused.append(Refusal(rule.scheme, f"the rule {rule} asks for it; the target offers {choices}"))
+            low = kept
+        schemes[group.name] = (FP32, *low)
         refusals[group.name] = tuple(refused)
     return Space(schemes, refusals, tuple(str(rule) for rule in rules if rule not in used))
+
+
+def _per_tensor(scheme: Scheme) -> Scheme:
+    """`scheme` with one scale for its whole second operand."""
+    return (
+        scheme
+        if scheme.weight is None
+        else replace(scheme, weight=replace(scheme.weight, granularity=Granularity.TENSOR))
+    )

@@ -36,9 +36,9 @@ def least_squares_range(histogram: SignedHistogram, format: IntFormat) -> tuple[
     if format.restricted:
         low, high = min(low, -high), max(high, -low)
     unit = max(-low, high)
-    sample = _Sample.of(histogram, unit)
-    if sample.x.size == 0:
+    if unit == 0.0:
         return 0.0, 0.0
+    sample = _Sample.of(histogram, unit)
     low, high = low / unit, high / unit
     full = (high - low) / (format.levels - 1)
     coarse = [_best_offset(sample, full * float(shrink), low, high, format) for shrink in _SHRINKS]

@@ -11,6 +11,7 @@ from fewbits.cli import arguments
 from fewbits.cli.arguments import CalibrationMethod, Data, Model, Objective, Target, Threads
 from fewbits.cli.output import show, tell
 from fewbits.console import stderr_progress
+from fewbits.errors import FewbitsError, RunError
 
 _GOAL = "What is good enough"
 _IMAGES = "Data from a folder of images"
@@ -104,6 +105,7 @@ def tune(
             std=(1.0,) if std is None else arguments.channels("--std", std),
         )
     rules = tuple(Rule.parse(text) for text in rule or ())
+    before = finished_steps(out)
     try:
         with stderr_progress() as progress:
             result = flow.tune(
@@ -131,6 +133,13 @@ def tune(
         kept = f"{steps} finished steps are kept in {out / RunFile.TRIALS}." if steps else "No step was finished yet."
         tell(f"\nStopped. {kept} Go on with:\n  {arguments.resuming(context.obj)}")
         raise typer.Exit(130) from stop
+    except FewbitsError as error:
+        steps = finished_steps(out)
+        # A run that this one must not touch may lie there: its steps are no reason to say anything.
+        if steps and (resume or steps != before) and not isinstance(error, RunError):
+            kept = f"{steps} finished steps are kept in {out / RunFile.TRIALS}."
+            tell(f"\nStopped. {kept} When the cause is mended, go on with:\n  {arguments.resuming(context.obj)}\n")
+        raise
     show(summary(result.record))
     show(f"\nRun: {out}  (whole report: fewbits report {out})")
     raise typer.Exit(result.outcome.exit_code)

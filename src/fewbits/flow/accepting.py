@@ -28,7 +28,9 @@ TUNED = "tuned"
 class Decision:
     """How a run ends: what is returned, under which plan, and the figures that say why.
 
-    `best` is the closest model where no plan was within the budget, with `best_plan`.
+    `best` is the closest model where no plan was within the budget, with `best_plan`. `tuned_bytes` is the size of
+    the converted model that was measured, also where the original is returned. `evaluations` counts full ones: of
+    the original, of the trials, and of the acceptance.
     """
 
     outcome: Outcome
@@ -43,35 +45,48 @@ class Decision:
     trials: tuple[TrialRow, ...] = ()
     accuracy: Accuracy | None = None
     comparison: Comparison | None = None
-    acceptance_evaluations: int = 0
+    calibration: str = ""
+    tuned_bytes: int = 0
+    evaluations: int = 0
     best: Artifact | None = None
     best_plan: Plan | None = None
     notes: tuple[str, ...] = ()
 
 
-def decline(
-    job: Job, reason: str, *, comparison: Comparison | None = None, screened: Screened | None = None
-) -> Decision:
+def refuse(job: Job) -> Decision:
+    """The original comes back without any measurement, because no group can leave fp32."""
+    return Decision(
+        outcome=Outcome.KEPT_ORIGINAL,
+        reason="no group of this model can leave fp32 on this target",
+        artifact=job.model.original(),
+        plan=job.plan(dict.fromkeys(job.space.low, ""), {}, ""),
+        low_groups=0,
+        tuned_bytes=job.model.original().size,
+    )
+
+
+def decline(job: Job, reason: str, comparison: Comparison, screened: Screened) -> Decision:
     """The original comes back without a search, because of `reason`."""
-    shares = {} if screened is None else screened.original
     return Decision(
         outcome=Outcome.KEPT_ORIGINAL,
         reason=reason,
         artifact=job.model.original(),
-        plan=_all_float(job, reason),
+        plan=_all_float(job, reason, {}),
         low_groups=0,
-        executed=shares,
-        original_shares=shares,
-        low_shares={} if screened is None else screened.low,
+        executed=screened.original,
+        original_shares=screened.original,
+        low_shares=screened.low,
         comparison=comparison,
+        tuned_bytes=job.model.original().size,
+        evaluations=job.baseline_evaluations,
     )
 
 
 def accept(job: Job, searched: Searched, baseline: Scores, screened: Screened) -> Decision:
     """Measure accuracy and latency of what the search found, and decide."""
-    artifact = job.model.converted(searched.plan)
+    artifact = job.conversions.of(searched.plan)
     original = job.model.original()
-    job.progress.stage("accept", 2)
+    job.progress.stage("evaluate for acceptance", 1)
     accuracy, evaluations = _accuracy(job, searched, artifact, baseline)
     job.progress.advance(f"loss {accuracy.loss.value:.4g}")
     comparison = job.journal.step("acceptance", "latency", Comparison, lambda: _latency(job, artifact))
@@ -79,7 +94,10 @@ def accept(job: Job, searched: Searched, baseline: Scores, screened: Screened) -
     outcome, reason = ended.outcome, ended.reason
     if not searched.found:
         outcome = Outcome.BUDGET_UNREACHABLE
-        reason = f"Every plan that was tried loses more than the allowed {job.budget}; the closest: {ended.reason}"
+        reason = (
+            f"On the selection data every plan that was tried loses more than the allowed {job.budget}. "
+            f"The closest on the acceptance data: {ended.reason}"
+        )
     met = outcome is Outcome.MET
     shares = profile(job, "accepted", artifact) if met else screened.original
     unmet = not_executed(searched.plan, shares) if met else {}
@@ -88,7 +106,7 @@ def accept(job: Job, searched: Searched, baseline: Scores, screened: Screened) -
         outcome=outcome,
         reason=reason,
         artifact=artifact if met else original,
-        plan=searched.plan if met else _all_float(job, reason),
+        plan=searched.plan if met else _all_float(job, reason, searched.plan.choices),
         low_groups=searched.start_groups,
         executed=shares,
         original_shares=screened.original,
@@ -97,7 +115,9 @@ def accept(job: Job, searched: Searched, baseline: Scores, screened: Screened) -
         trials=searched.trials,
         accuracy=accuracy,
         comparison=comparison,
-        acceptance_evaluations=evaluations,
+        calibration=searched.plan.calibration,
+        tuned_bytes=artifact.size,
+        evaluations=job.baseline_evaluations + len(searched.trials) + evaluations,
         best=artifact if unreachable else None,
         best_plan=searched.plan if unreachable else None,
         notes=tuple(f"{name}: {why}" for name, why in unmet.items()),
@@ -130,9 +150,13 @@ def _latency(job: Job, artifact: Artifact) -> Comparison:
     return compare(candidates, job.inputs, progress=job.progress)
 
 
-def _all_float(job: Job, reason: str) -> Plan:
+def _all_float(job: Job, reason: str, tried: Mapping[str, Choice]) -> Plan:
+    """Every group in fp32: those that `tried` has there already keep their own reason, the others have `reason`."""
+    own = {name: choice.reason for name, choice in tried.items() if choice.scheme == str(FP32)}
     choices = {
-        group.name: Choice(str(FP32), reason if group.name in job.space.low else job.why_not(group.name, {}))
+        group.name: Choice(
+            str(FP32), own.get(group.name, reason) if group.name in job.space.low else job.why_not(group.name, {})
+        )
         for group in job.groups
     }
     return Plan(job.model.sha256, choices, {}, target=job.target.name)

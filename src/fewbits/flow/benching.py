@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from fewbits.benchmark import Candidate, compare
 from fewbits.data import DataSource, open_data
-from fewbits.errors import UsageError
+from fewbits.errors import ModelError, UsageError
 from fewbits.flow.sessions import call_inputs
+from fewbits.graph import Tensor
 from fewbits.machine import Machine
 from fewbits.measurement import Comparison
 from fewbits.models import open_model
-from fewbits.models.protocol import Artifact
 from fewbits.progress import Progress, Silent
 from fewbits.targets import open_target
 from fewbits.targets.protocol import Executed
@@ -54,13 +55,36 @@ def bench(
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
+    if len(set(names)) < len(names):
+        raise UsageError(f"a model is given twice: {', '.join(names)}; copy the file to compare a model with itself")
     runtime = open_target(target, threads)
-    inputs = call_inputs(open_data(data, open_model(paths[0]).inputs), open_model(paths[0]).inputs, batch)
-    candidates = [Candidate(name, path, runtime.name, runtime.threads) for name, path in zip(names, paths, strict=True)]
-    comparison = compare(candidates, inputs, rounds=rounds, progress=progress)
-    executed = {
-        name: tuple(runtime.executed(Artifact(path.read_bytes()), inputs, _PROFILED_CALLS))
-        for name, path in zip(names, paths, strict=True)
-    }
-    sizes = {name: path.stat().st_size for name, path in zip(names, paths, strict=True)}
+    reads = open_model(paths[0]).inputs
+    inputs = call_inputs(open_data(data, reads), reads, batch)
+    sizes: dict[str, int] = {}
+    executed: dict[str, tuple[Executed, ...]] = {}
+    candidates = []
+    with TemporaryDirectory(prefix="fewbits-") as scratch:
+        for number, (name, path) in enumerate(zip(names, paths, strict=True)):
+            # In one piece: weights that the file keeps beside itself belong to its size, too.
+            model = open_model(path)
+            _check_same_inputs(name, model.inputs, names[0], reads)
+            artifact = model.original()
+            sizes[name] = artifact.size
+            executed[name] = tuple(runtime.executed(artifact, inputs, _PROFILED_CALLS))
+            file = Path(scratch) / f"{number}.onnx"
+            file.write_bytes(artifact.content)
+            candidates.append(Candidate(name, file, runtime.name, runtime.threads))
+        comparison = compare(candidates, inputs, rounds=rounds, progress=progress)
     return BenchReport(comparison, sizes, executed, runtime.machine)
+
+
+def _check_same_inputs(name: str, inputs: Sequence[Tensor], first_name: str, first: Sequence[Tensor]) -> None:
+    if {tensor.name for tensor in inputs} != {tensor.name for tensor in first}:
+        raise ModelError(
+            f"{name} reads {_listed(inputs)}, but {first_name} reads {_listed(first)}; "
+            "models are compared on the same inputs"
+        )
+
+
+def _listed(inputs: Sequence[Tensor]) -> str:
+    return ", ".join(repr(tensor.name) for tensor in inputs)

@@ -10,6 +10,7 @@ from fewbits.budget import Budget
 from fewbits.data.batches import Arrays
 from fewbits.errors import ModelError
 from fewbits.evaluation import Evaluator, Predict
+from fewbits.flow.conversions import Conversions
 from fewbits.formats.scheme import FP32
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
@@ -32,6 +33,7 @@ class Job:
     `scratch` a folder for files that only the measuring processes read."""
 
     model: Model
+    conversions: Conversions
     target: Target
     groups: tuple[Group, ...]
     space: Space
@@ -51,6 +53,11 @@ class Job:
         """The model's graph."""
         return self.model.graph
 
+    @property
+    def baseline_evaluations(self) -> int:
+        """Full evaluations of the original before the search: two show whether a function of the user's repeats."""
+        return 1 if self.evaluator.uses_split else 2
+
     def plan(self, low: Mapping[str, str], ranges: Mapping[str, tuple[float, float]], calibration: str) -> Plan:
         """`low` (group → why) in their low scheme, as far as they keep a neighbour; the rest in fp32."""
         kept = settle(self.graph, self.groups, low)
@@ -69,7 +76,9 @@ class Job:
         refusals = self.space.refusals.get(name, ())
         if refusals and name not in self.space.low:
             return refusals[0].reason
-        return "no neighbour left that computes on integers" if name in low else "not chosen"
+        if name in low:
+            return "no neighbour left that computes on integers"
+        return "the placement that was fastest end to end leaves it in fp32"
 
     def candidate_file(self, name: str, content: bytes) -> Path:
         """A file that holds `content`, for a measuring process."""

@@ -43,26 +43,28 @@ def place_variants(job: Job, plan: Callable[[Mapping[str, str]], Plan]) -> Place
 
 
 def variants(job: Job) -> Mapping[str, tuple[str, ...]]:
-    """Variant name → groups, the smallest set first; variants that come to the same are left out."""
+    """Variant name → groups, the smallest set first; variants that come to the same are left out.
+
+    Empty where no group can stay low, because none has a neighbour that computes on integers.
+    """
     found: dict[str, tuple[str, ...]] = {}
+    seen: list[frozenset[str]] = []
     for name, takes in _VARIANTS.items():
         low = tuple(group.name for group in job.groups if group.name in job.space.low and takes(group))
-        if low:
+        stays = job.plan(dict.fromkeys(low, _WHY), {}, "").low
+        if stays and stays not in seen:
             found[name] = low
+            seen.append(stays)
     return found
 
 
 def _run(job: Job, plan: Callable[[Mapping[str, str]], Plan]) -> Placed:
     job.progress.stage("convert placements")
-    plans: dict[str, Plan] = {}
-    for name, low in variants(job).items():
-        made = plan(dict.fromkeys(low, _WHY))
-        if made.low and made.low not in [other.low for other in plans.values()]:
-            plans[name] = made
+    plans = {name: plan(dict.fromkeys(low, _WHY)) for name, low in variants(job).items()}
     target, threads = job.target.name, job.target.threads
     candidates = [Candidate(ORIGINAL, job.candidate_file(ORIGINAL, job.model.original().content), target, threads)]
     for number, (name, made) in enumerate(plans.items()):
-        file = job.candidate_file(f"placement_{number}", job.model.converted(made).content)
+        file = job.candidate_file(f"placement_{number}", job.conversions.of(made).content)
         candidates.append(Candidate(name, file, target, threads))
     comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
     best = max(comparison.speedups, key=lambda name: comparison.speedups[name].value)

@@ -19,13 +19,16 @@ class Result:
     """The model to serve, the plan that made it, and the proof.
 
     `artifact` is the converted model where the outcome is ``met``, else the original, byte for byte.
-    `path` is the run directory, ``None`` if the run was kept in memory.
+    `path` is the run directory, ``None`` if the run was kept in memory. Where no plan is within the budget, `best` is
+    the closest model and `best_plan` its plan.
     """
 
     artifact: Artifact
     plan: Plan
     record: RunRecord
     path: Path | None
+    best: Artifact | None = None
+    best_plan: Plan | None = None
 
     @property
     def outcome(self) -> Outcome:

@@ -1,7 +1,8 @@
 """Groups whose low form did not run as such, or is slower than fp32 where it stands, go back to fp32.
 
-Times come from the runtime's own profile of the whole model, so fusions and boundaries are those that
-are served; because such figures do not add up exactly, the screened plan must win end to end.
+Slower groups stay low where only the file's size counts. Times come from the runtime's own profile of
+the whole model, so fusions and boundaries are those that are served; because such figures do not add
+up exactly, the screened plan must win end to end.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from fewbits.benchmark import Candidate, compare
 from fewbits.flow.job import Job
 from fewbits.models.protocol import Artifact
 from fewbits.plan import Plan
-from fewbits.verify.acceptance import is_faster
+from fewbits.verify.acceptance import Objective, is_faster
 
 _PROFILED_CALLS = 20
 _MARGIN = 1.15
@@ -40,19 +41,26 @@ def screen(job: Job, plan: Plan) -> Screened:
     job.progress.stage("profile groups", 2)
     original = profile(job, "original", job.model.original())
     job.progress.advance()
-    low = profile(job, "placed", job.model.converted(plan))
+    low = profile(job, "placed", job.conversions.of(plan))
     job.progress.advance()
     ignored = not_executed(plan, low)
-    slower = {
+    slower = {} if job.objective is Objective.SIZE else _slower(plan, original, low, ignored)
+    pays = bool(slower) and job.journal.step("profile", "screened is faster", bool, lambda: _pays(job, plan, slower))
+    return Screened(original, low, {**ignored, **slower} if pays else ignored)
+
+
+def _slower(
+    plan: Plan, original: Mapping[str, Share], low: Mapping[str, Share], ignored: Mapping[str, str]
+) -> Mapping[str, str]:
+    """The groups whose profile shows them slower in low precision, and by how much."""
+    return {
         name: f"slower in low precision: {low[name].seconds * 1e6:.0f} us against {original[name].seconds * 1e6:.0f} us"
-        for name in plan.low
+        for name in sorted(plan.low)
         if name not in ignored
         and name in low
         and name in original
         and low[name].seconds > _MARGIN * original[name].seconds > 0
     }
-    pays = bool(slower) and job.journal.step("profile", "screened is faster", bool, lambda: _pays(job, plan, slower))
-    return Screened(original, low, {**ignored, **slower} if pays else ignored)
 
 
 def not_executed(plan: Plan, shares: Mapping[str, Share]) -> Mapping[str, str]:
@@ -65,14 +73,16 @@ def not_executed(plan: Plan, shares: Mapping[str, Share]) -> Mapping[str, str]:
 
 
 def _pays(job: Job, plan: Plan, slower: Mapping[str, str]) -> bool:
-    job.progress.say(f"{len(slower)} groups look slower in low precision; timing the model without them")
     screened = job.plan(_reasons(plan, slower), plan.ranges, plan.calibration)
     if not screened.low:
-        return True
+        # Without them it is the original, which the placement was timed against already.
+        return False
+    count = "1 group looks" if len(slower) == 1 else f"{len(slower)} groups look"
+    job.progress.say(f"{count} slower in low precision; timing the model without")
     target, threads = job.target.name, job.target.threads
     files = {
-        "placed": job.candidate_file("placed", job.model.converted(plan).content),
-        "screened": job.candidate_file("screened", job.model.converted(screened).content),
+        "placed": job.candidate_file("placed", job.conversions.of(plan).content),
+        "screened": job.candidate_file("screened", job.conversions.of(screened).content),
     }
     candidates = [Candidate(name, file, target, threads) for name, file in files.items()]
     comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)

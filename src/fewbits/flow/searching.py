@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -46,7 +46,7 @@ class Searched:
 def search(job: Job, start: Plan, baseline: Scores, gain: Mapping[str, float]) -> Searched:
     """From `start` (everything that pays in low precision) to a plan within the budget on the selection split.
 
-    `gain` is seconds saved per group. Groups are ranked only if `start` misses the budget.
+    `gain` is what each group saves, in seconds or bytes. Groups are ranked only if `start` misses the budget.
     """
     strategy = Bisection()
     trials: list[TrialRow] = []
@@ -59,14 +59,28 @@ def search(job: Job, start: Plan, baseline: Scores, gain: Mapping[str, float]) -
             job.progress.stage("evaluate plans", strategy.most(len(start.low)))
         step = strategy.propose(strategy.init(table), history)
         if isinstance(step, Finished):
-            plan = reverted(job, start, step.best.reverted)
+            best, found = _best(job, start, step, history)
+            plan = reverted(job, start, best.reverted)
             scores = _evaluated(job, plan).scores
-            return Searched(plan, scores, step.found, tuple(trials), table.harm, len(start.low))
-        row = _evaluate(job, reverted(job, start, step.reverted), baseline, len(trials), step.why)
+            return Searched(plan, scores, found, tuple(trials), table.harm, len(start.low))
+        plan = reverted(job, start, step.reverted)
+        if not plan.low:
+            # What was left had no neighbour to stay low with: this is the original, whose score is known.
+            history.append(Trial(step.reverted, 0.0, within=True))
+            continue
+        row = _evaluate(job, plan, baseline, len(trials), step.why)
         trials.append(row)
         history.append(Trial(step.reverted, row.loss, row.within))
         verdict = "within" if row.within else "misses"
         job.progress.advance(f"{step.why}: {job.evaluator.name} {row.score:.5g}, {verdict} the budget")
+
+
+def _best(job: Job, start: Plan, end: Finished, history: Sequence[Trial]) -> tuple[Trial, bool]:
+    """The trial to go on with and whether it is within the budget; never one that comes to the original."""
+    if reverted(job, start, end.best.reverted).low:
+        return end.best, end.found
+    real = [trial for trial in history if reverted(job, start, trial.reverted).low]
+    return min(real, key=lambda trial: trial.loss), False
 
 
 def reverted(job: Job, start: Plan, names: frozenset[str]) -> Plan:
@@ -122,7 +136,7 @@ def _evaluated(job: Job, plan: Plan) -> Evaluated:
 
 def _score(job: Job, plan: Plan) -> Evaluated:
     start = perf_counter()
-    with job.target.open(job.model.converted(plan)) as session:
+    with job.target.open(job.conversions.of(plan)) as session:
         scores = job.evaluator(predictor(session, job.model.inputs), job.splits.selection, EVALUATION_BATCH)
     return Evaluated(scores, perf_counter() - start)
 

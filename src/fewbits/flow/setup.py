@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from fewbits.data import Dataset, DataSource, ImageOptions, open_data
 from fewbits.data.batches import Arrays
 from fewbits.errors import UsageError
 from fewbits.evaluation import Direction, Evaluator, Predict
+from fewbits.flow.conversions import Conversions
 from fewbits.flow.job import Job, refuse_quantised
 from fewbits.flow.sessions import call_inputs, predictor
 from fewbits.grouping import Group, group
@@ -70,6 +70,7 @@ class Opened:
         """What the stages work on."""
         return Job(
             model=self.model,
+            conversions=Conversions(self.model),
             target=self.target,
             groups=self.groups,
             space=self.space,
@@ -154,5 +155,6 @@ def _settings(
         "calibration method": request.calibration_method,
         "rules": "; ".join(str(rule) for rule in request.rules),
         "seed": str(request.seed),
-        "versions": hashlib.sha256(repr(sorted(target.machine.versions.items())).encode()).hexdigest()[:12],
+        "CPU": target.machine.cpu,
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(target.machine.versions.items())),
     }

@@ -16,10 +16,7 @@ _NONE = Share("", "", -1.0)
 
 def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float) -> RunRecord:
     """The record of a run that ended with `decision` after `seconds`."""
-    baseline = 1 if job.evaluator.uses_split else 2
-    trials = len(decision.trials)
     most = 6 + (ceil(log2(decision.low_groups)) if decision.low_groups > 1 else 0)
-    searched = trials > 0
     return RunRecord(
         outcome=decision.outcome,
         reason=decision.reason,
@@ -29,19 +26,19 @@ def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float) -> RunR
         threads=job.target.threads,
         objective=str(job.objective),
         machine=job.target.machine,
-        calibration=decision.plan.calibration,
+        calibration=decision.calibration,
         splits=job.splits.use,
         accuracy=decision.accuracy,
         latency=decision.comparison,
         original_bytes=job.model.original().size,
-        tuned_bytes=decision.artifact.size,
-        evaluations=(baseline if searched else 0) + trials + decision.acceptance_evaluations,
+        tuned_bytes=decision.tuned_bytes,
+        evaluations=decision.evaluations,
         max_evaluations=most,
         seconds=seconds,
         groups=tuple(_row(job, decision, name) for name in (group.name for group in job.groups)),
         trials=decision.trials,
         kernels=_kernels(decision),
-        notes=(*_notes(job), *decision.notes),
+        notes=(*_notes(job), *(() if decision.comparison is None else (_shapes(job),)), *decision.notes),
         settings=opened.settings,
     )
 
@@ -70,5 +67,19 @@ def _kernels(decision: Decision) -> dict[str, int]:
 
 def _notes(job: Job) -> tuple[str, ...]:
     rules = tuple(f"The rule {rule} matches no group." for rule in job.space.unused_rules)
+    return (*rules, *_left_alone(job))
+
+
+def _left_alone(job: Job) -> tuple[str, ...]:
+    """The operations that belong to no group, with how often each occurs."""
+    grouped = {node for group in job.groups for node in group.nodes}
+    found = Counter(node.op for node in job.graph.nodes if node.name not in grouped)
+    if not found:
+        return ()
+    listing = ", ".join(f"{count} {op}" for op, count in found.most_common())
+    return (f"Operations of no group, which stay as they are: {listing}.",)
+
+
+def _shapes(job: Job) -> str:
     shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in job.inputs.items())
-    return (*rules, f"Latency was measured with inputs of shape {shapes}.")
+    return f"Latency was measured with inputs of shape {shapes}."

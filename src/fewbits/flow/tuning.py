@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from fewbits.budget import Budget
 from fewbits.data import DataSource, ImageOptions
-from fewbits.errors import UsageError
+from fewbits.errors import MetricError, UsageError
 from fewbits.evaluation import Scores
-from fewbits.flow.accepting import Decision, accept, decline
+from fewbits.flow.accepting import Decision, accept, decline, refuse
 from fewbits.flow.calibrate import calibrate, choose
 from fewbits.flow.job import EVALUATION_BATCH, Job
-from fewbits.flow.placing import place_variants
+from fewbits.flow.placing import place_variants, variants
 from fewbits.flow.result import Result
-from fewbits.flow.screening import screen
+from fewbits.flow.screening import Screened, screen
 from fewbits.flow.searching import search
 from fewbits.flow.setup import Opened, Request, open_request
 from fewbits.flow.summing_up import sum_up
@@ -102,7 +103,7 @@ def tune(
             job = opened.job(run.journal, Path(scratch), progress)
             decision = decide(job)
             record = sum_up(job, opened, decision, perf_counter() - started)
-            result = Result(decision.artifact, decision.plan, record, run.path)
+            result = Result(decision.artifact, decision.plan, record, run.path, decision.best, decision.best_plan)
             run.write(RunFile.PLAN, decision.plan.to_json())
             run.write(RunFile.MODEL, decision.artifact.content)
             if decision.best is not None:
@@ -117,8 +118,8 @@ def tune(
 
 def decide(job: Job) -> Decision:
     """The stages, in order: baseline, calibrate, place, screen, search, accept."""
-    if not job.space.low:
-        return decline(job, "no group of this model can leave fp32 on this target")
+    if not variants(job):
+        return refuse(job)
     baseline = _baseline(job)
     ranges = calibrate(job)
     first = next(iter(ranges))
@@ -126,17 +127,13 @@ def decide(job: Job) -> Decision:
     method = choose(job, ranges, lambda name: job.plan(placed.why, ranges[name], name))
     plan = job.plan(placed.why, ranges[method], method)
     screened = screen(job, plan)
-    if job.objective is Objective.LATENCY or any(name in screened.reverted for name in plan.low):
-        plan = _without(job, plan, screened.reverted)
+    plan = _without(job, plan, screened.reverted)
     gained = placed.comparison.speedups[placed.name]
-    if not plan.low or (job.objective is Objective.LATENCY and _hopeless(gained) and not screened.reverted):
-        return decline(job, _no_gain(gained), comparison=placed.comparison, screened=screened)
-    gain = {
-        name: screened.original[name].seconds - share.seconds
-        for name, share in screened.low.items()
-        if name in screened.original
-    }
-    searched = search(job, plan, baseline, gain)
+    if not plan.low:
+        return decline(job, _nothing_ran(screened), placed.comparison, screened)
+    if job.objective is Objective.LATENCY and _hopeless(gained) and not screened.reverted:
+        return decline(job, _no_gain(gained), placed.comparison, screened)
+    searched = search(job, plan, baseline, _gain(job, screened))
     return accept(job, searched, baseline, screened)
 
 
@@ -150,7 +147,10 @@ def _baseline(job: Job) -> Scores:
             return check_repeatable(evaluator, job.original, selection, EVALUATION_BATCH)
         few = job.splits.search.take(range(min(_REPEATED_SAMPLES, job.splits.search.samples)))
         check_repeatable(evaluator, job.original, few, EVALUATION_BATCH)
-        return evaluator(job.original, selection, EVALUATION_BATCH)
+        whole = evaluator(job.original, selection, EVALUATION_BATCH)
+        if not isfinite(whole.value):
+            raise MetricError(f"{evaluator.name} gives {whole.value} for the original model; check labels and data")
+        return whole
 
     scores = job.journal.step("baseline", evaluator.name, Scores, measure)
     job.budget.scale(scores)
@@ -165,6 +165,15 @@ def _without(job: Job, plan: Plan, names: Mapping[str, str]) -> Plan:
     return job.plan(low, plan.ranges, plan.calibration).reverted(names)
 
 
+def _gain(job: Job, screened: Screened) -> dict[str, float]:
+    """What each group saves in low precision: bytes of its weight if the file's size counts, else seconds per call."""
+    if job.objective is Objective.SIZE:
+        weights = {group.name: group.weight for group in job.groups if group.weight}
+        return {name: 3.0 * job.graph.tensors[weight].elements for name, weight in weights.items()}
+    original = screened.original
+    return {name: original[name].seconds - share.seconds for name, share in screened.low.items() if name in original}
+
+
 def _hopeless(speedup: Interval) -> bool:
     return speedup.high <= 1
 
@@ -174,6 +183,11 @@ def _no_gain(speedup: Interval) -> str:
         "no placement of low precision is faster than the original: the best has "
         f"{speedup.value:.2f}x its speed (interval {speedup.low:.2f} to {speedup.high:.2f})"
     )
+
+
+def _nothing_ran(screened: Screened) -> str:
+    name, why = next(iter(screened.reverted.items()))
+    return f"no group can stay in low precision, for example {name}: {why}"
 
 
 def _run(out: str | Path | None, opened: Opened, *, force: bool, resume: bool) -> Run:

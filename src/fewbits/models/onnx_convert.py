@@ -11,7 +11,7 @@ from onnx_ir.passes import common
 from fewbits import __about__
 from fewbits.errors import PlanError
 from fewbits.graph import Graph, Kind
-from fewbits.grouping import group
+from fewbits.grouping import Group, group
 from fewbits.models.onnx_fold import FoldBatchNorm
 from fewbits.models.onnx_graph import graph_of
 from fewbits.models.onnx_lower import MatMulToGemm
@@ -33,7 +33,7 @@ def convert(model: ir.Model, graph: Graph, plan: Plan) -> bytes:
     low = {name: made for name, made in groups.items() if name in plan.low}
     copy = model.clone()
     lower = MatMulToGemm(low, graph)
-    folded = FoldBatchNorm([name for name, made in low.items() if made.kind is Kind.CONV])
+    folded = FoldBatchNorm([name for name, made in low.items() if _holds_norm(graph, made)])
     copy = _passed(copy, folded, lower, common.RemoveUnusedNodesPass())
     lowered = graph_of(copy)
     regrouped = {made.name: made for made in group(lowered)}
@@ -49,6 +49,10 @@ def convert(model: ir.Model, graph: Graph, plan: Plan) -> bytes:
     onnx.checker.check_model(proto)
     content: bytes = proto.SerializeToString()
     return content
+
+
+def _holds_norm(graph: Graph, made: Group) -> bool:
+    return made.kind is Kind.CONV and any(graph.node[name].kind is Kind.BATCH_NORM for name in made.nodes)
 
 
 def _passed(model: ir.Model, *passes: ir.passes.PassBase) -> ir.Model:

@@ -48,10 +48,10 @@ def summary(record: RunRecord) -> str:
         *paragraph(record.outcome.advice),
         *(paragraph(f"Reason: {record.reason}") if record.reason else ()),
         "",
-        *table(("", "original", _result_title(record.outcome), "change"), _comparison_rows(record)),
-        "",
-        *paragraph(_how_measured(record)),
+        *table(("", "original", _result_title(record), "change"), _comparison_rows(record)),
     ]
+    if record.accuracy is not None or record.latency is not None:
+        lines += ["", *paragraph(_how_measured(record))]
     return "\n".join(lines) + "\n"
 
 
@@ -59,8 +59,10 @@ def _title(outcome: Outcome) -> str:
     return str(outcome).upper().replace("_", " ")
 
 
-def _result_title(outcome: Outcome) -> str:
-    return "tuned" if outcome is Outcome.MET else "best found"
+def _result_title(record: RunRecord) -> str:
+    if record.outcome is Outcome.MET:
+        return "tuned"
+    return "tried" if record.accuracy is None else "best found"
 
 
 def _comparison_rows(record: RunRecord) -> list[tuple[str, str, str, str]]:
@@ -69,7 +71,8 @@ def _comparison_rows(record: RunRecord) -> list[tuple[str, str, str, str]]:
         rows.append(_accuracy_row(record.accuracy))
     if record.latency is not None:
         rows += _latency_rows(record.latency)
-    rows.append(_size_row(record.original_bytes, record.tuned_bytes))
+    if record.outcome is Outcome.MET or record.accuracy is not None or not rows:
+        rows.append(_size_row(record.original_bytes, record.tuned_bytes))
     return rows
 
 
@@ -135,7 +138,7 @@ def _settings(record: RunRecord) -> list[str]:
     rows = [
         ("objective", record.objective),
         ("target", f"{record.target}, {record.threads} thread{'s' if record.threads != 1 else ''}"),
-        ("calibration", record.calibration),
+        ("calibration", record.calibration or "-"),
         ("evaluations", f"{record.evaluations} of at most {record.max_evaluations}"),
         ("time", readable_time(record.seconds)),
         ("model sha256", record.model_sha256),

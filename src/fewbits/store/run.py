@@ -103,7 +103,8 @@ class Run:
     ) -> Run:
         """Open the directory `path` for a run with `settings`, and lock it.
 
-        An existing directory that is not empty is refused, unless `force` (what fewbits wrote there
+        An existing directory that is not empty is refused (a run that ended before its first step was
+        finished counts as empty), unless `force` (what fewbits wrote there
         is cleared, nothing else) or `resume` (the journal of a run with equal settings is taken
         over; a directory without a run starts a new one). `reads` are files that the run needs:
         clearing one of them is refused.
@@ -122,7 +123,7 @@ class Run:
                 if force:
                     _clear(path, journal)
                 steps = _take_over(path / RunFile.TRIALS, journal)
-                if force or not (path / RunFile.SETTINGS).exists():
+                if force or not steps or not (path / RunFile.SETTINGS).exists():
                     write_file(path / RunFile.SETTINGS, _StoredSettings(dict(settings)).to_json(), _ADVICE)
             except BaseException:
                 journal.close()
@@ -198,16 +199,16 @@ def _check(path: Path, settings: Settings, *, force: bool, resume: bool, reads: 
         _check_clearing(path, is_run=is_run, reads=reads)
     elif resume and is_run:
         _check_same(path, settings)
-    elif not _is_blank(path):
-        if resume:
-            raise RunError(
-                f"{path} holds other files and no run (no {RunFile.SETTINGS}), so there is nothing to resume"
-            )
-        if is_run:
-            raise RunError(
-                f"{path} already holds a run; nothing was changed. Start anew with --force (force=True), "
-                "go on with --resume (resume=True), or choose another directory"
-            )
+    elif _is_blank(path):
+        return
+    elif resume:
+        raise RunError(f"{path} holds other files and no run (no {RunFile.SETTINGS}), so there is nothing to resume")
+    elif is_run:
+        raise RunError(
+            f"{path} already holds a run; nothing was changed. Start anew with --force (force=True), "
+            "go on with --resume (resume=True), or choose another directory"
+        )
+    else:
         raise RunError(
             f"{path} exists and is not empty; nothing was changed. Use it anyway with --force (force=True), which "
             "leaves what is there, or choose another directory; --resume is for a directory that holds a run"
@@ -252,11 +253,14 @@ def _shown(value: str | None) -> str:
 
 
 def _is_blank(path: Path) -> bool:
-    """Whether `path` holds nothing but what a run that was killed in its first moment leaves."""
-    return all(
-        _is_own_leftover(entry) or (entry.name == RunFile.TRIALS and entry.stat().st_size == 0)
-        for entry in path.iterdir()
-    )
+    """Whether `path` holds nothing but what a run leaves that ended before its first step was finished."""
+    left = [entry for entry in path.iterdir() if not _is_own_leftover(entry)]
+    trials = {entry.name: entry.stat().st_size for entry in left if entry.name == RunFile.TRIALS}
+    # Settings alone, without the journal, could be anybody's.
+    return not left or (trials == {RunFile.TRIALS: 0} and {entry.name for entry in left} <= _FIRST_FILES)
+
+
+_FIRST_FILES = {str(RunFile.TRIALS), str(RunFile.SETTINGS)}
 
 
 def _is_own_leftover(path: Path) -> bool:

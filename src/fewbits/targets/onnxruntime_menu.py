@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fewbits.formats.integer import INT8R, UINT8
 from fewbits.formats.scheme import FP32, INT8_STATIC, Granularity, Operand, Scheme
-from fewbits.graph import Graph, Kind, Node
+from fewbits.graph import Graph, Kind, Node, Tensor
 from fewbits.grouping import Group
 from fewbits.space import Menu, Refusal
 
@@ -53,7 +53,7 @@ def _refused_product(graph: Graph, group: Group, anchor: Node) -> str:
         case Kind.CONV:
             return _refused_conv(graph, group)
         case Kind.GEMM:
-            return _refused_gemm(group, anchor)
+            return _refused_gemm(graph, group, anchor)
         case _:
             return _refused_matmul(graph, group, anchor)
 
@@ -66,14 +66,22 @@ def _refused_conv(graph: Graph, group: Group) -> str:
     return ""
 
 
-def _refused_gemm(group: Group, anchor: Node) -> str:
+def _refused_gemm(graph: Graph, group: Group, anchor: Node) -> str:
     if not group.weight:
         return "its weight is computed, not a constant"
     if anchor.attributes.get("transA", 0):
         return "its first operand is transposed"
     if float(anchor.attributes.get("alpha", 1.0)) != 1.0 or float(anchor.attributes.get("beta", 1.0)) != 1.0:  # type: ignore[arg-type]
         return "it scales its operands (alpha, beta)"
+    if group.bias and not _is_vector(graph, group.bias, graph.tensors[group.weight], anchor):
+        return "its bias is not a vector with one entry per output"
     return ""
+
+
+def _is_vector(graph: Graph, bias: str, weight: Tensor, anchor: Node) -> bool:
+    shape = graph.tensors[bias].shape
+    columns = weight.shape and weight.shape[0 if anchor.attributes.get("transB") else 1]
+    return shape in ((columns,), (1, columns))
 
 
 def _refused_matmul(graph: Graph, group: Group, anchor: Node) -> str:
@@ -90,6 +98,8 @@ def _refused_matmul(graph: Graph, group: Group, anchor: Node) -> str:
 def _refused_joint(graph: Graph, group: Group) -> str:
     if group.output in graph.outputs:
         return "its output is the model's, which keeps fp32"
+    if group.inner in graph.pinned or group.output in graph.pinned:
+        return "a subgraph reads its output"
     if group.kind in (Kind.ADD, Kind.MUL) and len(group.operands) != 2:
         return "it does not join two activations"
     return ""

@@ -16,7 +16,7 @@ from fewbits.targets.protocol import Executed
 _DROPPED_CALLS = 2
 _NAMES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64"}
 _INTEGERS = ("uint8", "int8")
-_RENAMED = re.compile(r"(_token_\d+|_nchwc|_nhwc|/MatMulScaleFusion/?|/MatMulAddFusion/?)+$")
+_RENAMED = re.compile(r"(_token_\d+|_nchwc|_nhwc|/duplicated|/MatMulScaleFusion/?|/MatMulAddFusion/?)+$")
 """What the optimiser hangs behind the name of the node, or of the tensor, that a new node stands for."""
 
 
@@ -67,5 +67,7 @@ def precision(op: str, types: tuple[str, ...]) -> str:
     """The precision in which a node computed: that of its first operand, ``int8`` for 8-bit codes."""
     if op in ("QuantizeLinear", "DequantizeLinear"):
         return "boundary"
-    first = next((name for name in types if name), "unknown")
+    # QLinearConcat begins with the scale and zero point of its output.
+    operands = types[2:] if op == "QLinearConcat" else types
+    first = next((name for name in operands if name), "unknown")
     return "int8" if first in _INTEGERS else _NAMES.get(first, first)

@@ -1,0 +1,28 @@
+"""Conversions that are asked for in a row by several stages, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fewbits.models.protocol import Artifact, Model
+from fewbits.plan import Plan
+
+_KEPT = 2
+_Key = tuple[frozenset[tuple[str, str]], Mapping[str, tuple[float, float]]]
+
+
+class Conversions:
+    """`model` under plans; the last few artefacts are remembered, because screening, search and acceptance
+    mostly work on the same one."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._last: list[tuple[_Key, Artifact]] = []
+
+    def of(self, plan: Plan) -> Artifact:
+        """The model under `plan`. Raises PlanError if the plan does not fit."""
+        key = (frozenset((name, str(plan.scheme(name))) for name in plan.low), dict(plan.ranges))
+        found = next((artifact for known, artifact in self._last if known == key), None)
+        artifact = self._model.converted(plan) if found is None else found
+        self._last = [(key, artifact), *((known, other) for known, other in self._last if known != key)][:_KEPT]
+        return artifact

@@ -1,0 +1,50 @@
+"""What the README shows works as it stands there."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewbits import Outcome, open_model, open_target
+from fewbits.demo import demo_calibration, demo_data, demo_model
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_in_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for source, name in ((demo_model(), "model.onnx"), (demo_data(), "eval.npz"), (demo_calibration(), "calib.npz")):
+        shutil.copy(source, name)
+    tuning, own_function = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(tuning, names)
+    assert "accuracy" in capsys.readouterr().out
+    assert Path("small.onnx").exists() == (names["result"].outcome is Outcome.MET)
+
+    exec(own_function, names)
+    with open_target("auto").open(open_model("model.onnx").original()) as session:
+        assert names["evaluate"](session) >= 0.98
+
+
+def test_every_command_in_the_table_exists() -> None:
+    from fewbits.cli import app
+
+    shown = set(re.findall(r"^\| `fewbits (\w+)", README, re.MULTILINE))
+    assert shown == {command.callback.__name__ for command in app.registered_commands if command.callback}
+
+
+def test_every_file_in_the_table_is_one_of_a_run() -> None:
+    from fewbits.store import RunFile
+
+    rows = "".join(re.findall(r"^\| `\w+\.\w+`.*$", README, re.MULTILINE))
+    assert set(re.findall(r"`(\w+\.\w+)`", rows)) == {str(file) for file in RunFile}
+
+
+def test_every_local_link_leads_somewhere() -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert links
+    assert not [link for link in links if not (Path(__file__).parents[1] / link).exists()]
