@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 import minilm
 
 THREADS = 2
-QUICK_SAMPLES = 64
 
 Arrays = dict[str, NDArray[np.generic]]
 

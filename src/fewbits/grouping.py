@@ -30,9 +30,10 @@ class Group:
 
     `nodes` starts with the anchor, in graph order; `operands` are the activation tensors that the
     anchor reads; `weight` names its constant second operand and `bias` the tensor that is added
-    behind, ``""`` where there is none; `inner` is the tensor that the arithmetic itself gives (behind batch norm, bias and an absorbed activation);
-    `output` is the tensor behind the last fused node, the same as `inner` unless an activation
-    follows that no quantiser can absorb (HardSwish, Sigmoid).
+    behind, ``""`` where there is none; `inner` is the tensor that the arithmetic itself gives
+    (behind batch norm, bias and an absorbed activation); `output` is the tensor behind the last
+    fused node, the same as `inner` unless an activation follows that no quantiser can absorb
+    (HardSwish, Sigmoid).
     """
 
     name: str

@@ -18,6 +18,8 @@ from fewbits.outcome import Outcome
 
 # A model that gives NaN has an infinite loss; plain JSON would turn that into null.
 _STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+VERSION = 1
+_SHOWN_ERRORS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class RunRecord:
     kernels: Mapping[str, int]
     notes: tuple[str, ...]
     settings: Mapping[str, str]
-    version: int = 1
+    version: int = VERSION
 
     __pydantic_config__ = _STRICT
 
@@ -119,11 +121,28 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> RunRecord:
-        """Read a record. Raises RunError."""
+        """Read a record. Raises RunError if it is not one, or of another version."""
         try:
+            # First, because another version may have other keys.
+            version = _HEADER.validate_json(text).version
+            if version != VERSION:
+                raise RunError(
+                    f"the run's record has version {version}; this fewbits reads version {VERSION}. "
+                    "Use the fewbits that made it, or tune again"
+                )
             return _ADAPTER.validate_json(text)
         except ValidationError as error:
-            raise RunError(f"not a finished fewbits run: {error}") from error
+            found = [
+                f"{'.'.join(map(str, one['loc'])) or 'the whole'}: {one['msg']}"
+                for one in error.errors(include_url=False)[:_SHOWN_ERRORS]
+            ]
+            raise RunError(f"not a finished fewbits run ({'; '.join(found)}); give a run's directory") from error
 
 
+@dataclass(frozen=True, slots=True)
+class _Header:
+    version: int = VERSION
+
+
+_HEADER = TypeAdapter(_Header)
 _ADAPTER = TypeAdapter(RunRecord)
