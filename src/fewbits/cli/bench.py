@@ -26,7 +26,7 @@ def bench(
     target: Target = "auto",
     threads: Threads = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples per call.")] = 1,
-    rounds: Annotated[int, typer.Option(min=2, help="Rounds of blocks before the first look at the intervals.")] = 8,
+    rounds: Annotated[int, typer.Option(min=7, help="Rounds of blocks before the first look at the intervals.")] = 8,
     json: Annotated[Path | None, typer.Option(help="Also write everything to this file.", show_default=False)] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file of --json.")] = False,
 ) -> None:
