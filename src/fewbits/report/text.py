@@ -82,9 +82,15 @@ def _accuracy_row(accuracy: Accuracy) -> tuple[str, str, str, str]:
         significant(figure * factor, 2) for figure in (accuracy.loss.value, accuracy.loss.low, accuracy.loss.high)
     )
     change = f"loss {value}{unit} [{low}, {high}]"
-    original = f"{significant(accuracy.original.value, 4)} {bounds(accuracy.original, 4)}"
-    tuned = f"{significant(accuracy.tuned.value, 4)} {bounds(accuracy.tuned, 4)}"
-    return accuracy.metric, original, tuned, change
+    if accuracy.loss.low == accuracy.loss.high:
+        change = f"loss {value}{unit}"
+    return accuracy.metric, _score(accuracy.original), _score(accuracy.tuned), change
+
+
+def _score(interval: Interval) -> str:
+    # A function that gives one number says nothing of its spread.
+    spread = "" if interval.low == interval.high else f" {bounds(interval, 4)}"
+    return f"{significant(interval.value, 4)}{spread}"
 
 
 def _latency_rows(latency: Comparison) -> list[tuple[str, str, str, str]]:
@@ -117,7 +123,7 @@ def _size_row(original: int, tuned: int) -> tuple[str, str, str, str]:
 def _how_measured(record: RunRecord) -> str:
     text = "[low, high] are 95 % intervals."
     if record.accuracy is not None:
-        text += f" {_accuracy_text(record.accuracy)}"
+        text += f" {_accuracy_text(record.accuracy, own_data=record.splits.acceptance == 0)}"
     if record.latency is not None:
         text += f" Latency: {record.latency.how}."
         held = min(_spread(latency).confidence for latency in record.latency.latencies.values())
@@ -126,12 +132,10 @@ def _how_measured(record: RunRecord) -> str:
     return text
 
 
-def _accuracy_text(accuracy: Accuracy) -> str:
+def _accuracy_text(accuracy: Accuracy, *, own_data: bool) -> str:
     allowed = f"{accuracy.max_loss * 100:g}% of the original's" if accuracy.relative else f"{accuracy.max_loss:g}"
-    return (
-        f"{accuracy.metric}: {accuracy.direction} is better, allowed loss {allowed}, "
-        f"{accuracy.samples} samples used once."
-    )
+    what = "on data of its own" if own_data else f"{accuracy.samples} samples used once"
+    return f"{accuracy.metric}: {accuracy.direction} is better, allowed loss {allowed}, {what}."
 
 
 def _settings(record: RunRecord) -> list[str]:
