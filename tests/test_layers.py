@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "fewbits"
 WORDS = {"errors", "outcome", "measurement", "machine", "progress", "__about__"}
 """Vocabulary without behaviour: every room may speak it."""
 
-DESCRIPTIONS = {"formats", "graph", "grouping", "space", "placement", "plan"}
+DESCRIPTIONS = {"formats", "graph", "grouping", "eligibility", "space", "placement", "plan"}
 """What a model is and what is decided about it, free of any framework."""
 
 SEAMS = {"models.protocol", "targets.protocol"}
@@ -35,6 +35,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "formats": set(),
     "graph": set(),
     "grouping": {"graph"},
+    "eligibility": {"graph", "grouping"},
     "space": {"formats", "graph", "grouping"},
     "placement": {"formats", "graph", "grouping", "space"},
     "plan": {"formats"},

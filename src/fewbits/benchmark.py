@@ -27,7 +27,7 @@ from typing import Final
 import numpy as np
 
 from fewbits.data.batches import Array
-from fewbits.errors import DataError, ModelError, UsageError
+from fewbits.errors import DataError, ModelError, StorageError, UsageError
 from fewbits.measurement import Comparison, Interval, Latency
 from fewbits.progress import Progress, Silent
 from fewbits.targets.client import WORKER, Block, Job, Worker
@@ -185,7 +185,13 @@ def _store(inputs: Mapping[str, Array], path: Path) -> Path:
     for name, array in inputs.items():
         if array.dtype.hasobject:
             raise DataError(f"input {name!r} holds Python objects ({array.dtype}); give an array of numbers or of text")
-    np.savez(path, *inputs.values())
+    try:
+        np.savez(path, *inputs.values())
+    except OSError as error:
+        raise StorageError(
+            f"could not write the inputs to the temporary file {path}: {error.strerror or error}. "
+            "Free some space there, or set TMPDIR to a place that has it"
+        ) from error
     return path
 
 

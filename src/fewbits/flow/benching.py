@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from fewbits.benchmark import Candidate, compare
 from fewbits.data import DataSource, open_data
 from fewbits.errors import ModelError, UsageError
+from fewbits.flow.scratch import scratch_folder, write_scratch
 from fewbits.flow.sessions import call_inputs
 from fewbits.graph import Tensor
 from fewbits.machine import Machine
@@ -63,7 +63,7 @@ def bench(
     sizes: dict[str, int] = {}
     executed: dict[str, tuple[Executed, ...]] = {}
     candidates = []
-    with TemporaryDirectory(prefix="fewbits-") as scratch:
+    with scratch_folder() as scratch:
         for number, (name, path) in enumerate(zip(names, paths, strict=True)):
             # In one piece: weights that the file keeps beside itself belong to its size, too.
             model = open_model(path)
@@ -71,8 +71,7 @@ def bench(
             artifact = model.original()
             sizes[name] = artifact.size
             executed[name] = tuple(runtime.executed(artifact, inputs, _PROFILED_CALLS))
-            file = Path(scratch) / f"{number}.onnx"
-            file.write_bytes(artifact.content)
+            file = write_scratch(scratch / f"{number}.onnx", artifact.content)
             candidates.append(Candidate(name, file, runtime.name, runtime.threads))
         comparison = compare(candidates, inputs, rounds=rounds, progress=progress)
     return BenchReport(comparison, sizes, executed, runtime.machine)

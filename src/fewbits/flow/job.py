@@ -11,6 +11,7 @@ from fewbits.data.batches import Arrays
 from fewbits.errors import ModelError
 from fewbits.evaluation import Evaluator, Predict
 from fewbits.flow.conversions import Conversions
+from fewbits.flow.scratch import write_scratch
 from fewbits.formats.scheme import FP32
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
@@ -81,10 +82,8 @@ class Job:
         return "the placement that was fastest end to end leaves it in fp32"
 
     def candidate_file(self, name: str, content: bytes) -> Path:
-        """A file that holds `content`, for a measuring process."""
-        path = self.scratch / f"{name}.onnx"
-        path.write_bytes(content)
-        return path
+        """A file that holds `content`, for a measuring process. Raises StorageError."""
+        return write_scratch(self.scratch / f"{name}.onnx", content)
 
 
 def refuse_quantised(graph: Graph) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import perf_counter
 
 from fewbits.budget import Budget
@@ -17,6 +16,7 @@ from fewbits.flow.calibrate import calibrate, choose
 from fewbits.flow.job import EVALUATION_BATCH, Job
 from fewbits.flow.placing import place_variants, variants
 from fewbits.flow.result import Result
+from fewbits.flow.scratch import scratch_folder
 from fewbits.flow.screening import Screened, screen
 from fewbits.flow.searching import search
 from fewbits.flow.setup import Opened, Request, open_request
@@ -97,10 +97,10 @@ def tune(
         images,
         seed,
     )
-    with TemporaryDirectory(prefix="fewbits-") as scratch:
+    with scratch_folder() as scratch:
         opened = open_request(model, request, progress)
         with _run(out, opened, force=force, resume=resume) as run:
-            job = opened.job(run.journal, Path(scratch), progress)
+            job = opened.job(run.journal, scratch, progress)
             decision = decide(job)
             record = sum_up(job, opened, decision, perf_counter() - started)
             result = Result(decision.artifact, decision.plan, record, run.path, decision.best, decision.best_plan)

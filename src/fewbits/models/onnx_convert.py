@@ -3,56 +3,84 @@
 from __future__ import annotations
 
 from collections import ChainMap
+from collections.abc import Sequence
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from fewbits import __about__
+from fewbits.eligibility import obstacle
 from fewbits.errors import PlanError
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group, group
 from fewbits.models.onnx_fold import FoldBatchNorm
 from fewbits.models.onnx_graph import graph_of
+from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations
 from fewbits.models.onnx_lower import MatMulToGemm
 from fewbits.models.onnx_quantize import InsertQuantizers
 from fewbits.placement import place
 from fewbits.plan import Plan
 
 
-def convert(model: ir.Model, graph: Graph, plan: Plan) -> bytes:
-    """The bytes of `model` under `plan`; `model` itself is left as it was.
+def convert(model: ir.Model, graph: Graph, plan: Plan, outputs: Sequence[onnx.ValueInfoProto]) -> bytes:
+    """The bytes of `model` under `plan`, with `outputs` as the description of what it gives.
+
+    `model` itself is left as it was; weights that stay as they are, are shared with it until they are written.
 
     Raises:
-        PlanError: the plan names a group that the model does not have, or lacks a range.
+        PlanError: the plan names a group that the model does not have or that cannot be quantised, or lacks a range.
     """
+    low = _low(graph, plan)
+    schemes = {name: plan.scheme(name) for name in low}
+    lower = MatMulToGemm(low)
+    folded = FoldBatchNorm([name for name, made in low.items() if _holds_norm(graph, made)])
+    copy = _passed(model.clone(), folded, lower, common.RemoveUnusedNodesPass())
+    lowered = graph_of(copy)
+    groups = {made.name: made for made in group(lowered)}
+    placement = place(lowered, tuple(groups.values()), schemes)
+    aliases = {new: plan.ranges[old] for new, old in lower.aliases.items() if old in plan.ranges}
+    copy = _passed(
+        copy,
+        InsertQuantizers(groups, schemes, placement, ChainMap(dict(plan.ranges), aliases)),
+        common.RemoveUnusedNodesPass(),
+        IsolateFloat(low),
+        SeparateActivations(low),
+        common.RemoveUnusedNodesPass(),
+        common.TopologicalSortPass(),
+        common.ClearMetadataAndDocStringPass(),
+    )
+    copy.producer_name, copy.producer_version = "fewbits", __about__.VERSION
+    copy.metadata_props["fewbits.plan_for"] = plan.model_sha256
+    return _written(copy, outputs)
+
+
+def _low(graph: Graph, plan: Plan) -> dict[str, Group]:
     groups = {made.name: made for made in group(graph)}
     unknown = sorted(plan.low - set(groups))
     if unknown:
         raise PlanError(f"the plan names groups that the model does not have: {', '.join(unknown[:5])}")
     low = {name: made for name, made in groups.items() if name in plan.low}
-    copy = model.clone()
-    lower = MatMulToGemm(low, graph)
-    folded = FoldBatchNorm([name for name, made in low.items() if _holds_norm(graph, made)])
-    copy = _passed(copy, folded, lower, common.RemoveUnusedNodesPass())
-    lowered = graph_of(copy)
-    regrouped = {made.name: made for made in group(lowered)}
-    schemes = {name: plan.scheme(name) for name in low}
-    placement = place(lowered, tuple(regrouped.values()), schemes)
-    aliases = {new: plan.ranges[old] for new, old in lower.aliases.items() if old in plan.ranges}
-    quantise = InsertQuantizers(lowered, regrouped, schemes, placement, ChainMap(dict(plan.ranges), aliases))
-    tidy = (common.RemoveUnusedNodesPass(), common.TopologicalSortPass(), common.ClearMetadataAndDocStringPass())
-    copy = _passed(copy, quantise, *tidy)
-    copy.producer_name, copy.producer_version = "fewbits", __about__.VERSION
-    copy.metadata_props["fewbits.plan_for"] = plan.model_sha256
-    proto = ir.to_proto(copy)
-    onnx.checker.check_model(proto)
-    content: bytes = proto.SerializeToString()
-    return content
+    for name, made in low.items():
+        reason = "it is a transposed convolution" if made.kind is Kind.CONV_TRANSPOSE else obstacle(graph, made)
+        if reason:
+            raise PlanError(f"the plan has {name} in {plan.scheme(name)}, but {reason}; set it to fp32")
+    return low
 
 
 def _holds_norm(graph: Graph, made: Group) -> bool:
     return made.kind is Kind.CONV and any(graph.node[name].kind is Kind.BATCH_NORM for name in made.nodes)
+
+
+def _written(model: ir.Model, outputs: Sequence[onnx.ValueInfoProto]) -> bytes:
+    proto = ir.to_proto(model)
+    del proto.graph.output[:]
+    proto.graph.output.extend(outputs)
+    content: bytes = proto.SerializeToString()
+    # Before the check, so that there are never more than two copies of the weights.
+    del proto
+    onnx.checker.check_model(content)
+    return content
 
 
 def _passed(model: ir.Model, *passes: ir.passes.PassBase) -> ir.Model:

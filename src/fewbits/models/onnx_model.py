@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeGuard
 
@@ -15,9 +16,12 @@ from fewbits.data.batches import Array, Arrays, Batch
 from fewbits.errors import PlanError
 from fewbits.graph import Graph, Tensor
 from fewbits.models.onnx_convert import convert
+from fewbits.models.onnx_finite import check_weights
 from fewbits.models.onnx_graph import graph_of, tensor_of
-from fewbits.models.onnx_load import check, check_weights, normalised, parse, read_file
+from fewbits.models.onnx_names import array_of
+from fewbits.models.onnx_normalise import normalised
 from fewbits.models.onnx_observe import observe
+from fewbits.models.onnx_read import check, read_bytes, read_file
 from fewbits.models.protocol import Artifact
 from fewbits.plan import Plan
 
@@ -36,24 +40,27 @@ class OnnxModel:
     graph: Graph
     sha256: str
     _model: ir.Model
+    _outputs: tuple[onnx.ValueInfoProto, ...]
 
     @classmethod
     def load(cls, path: Path) -> OnnxModel:
         """Read the file at `path`. Raises ModelError."""
-        return cls._of(read_file(path), str(path), path)
+        content, proto = read_file(path)
+        return cls._of(content, proto, str(path), path)
 
     @classmethod
     def from_bytes(cls, content: bytes) -> OnnxModel:
         """Read a model from memory. Raises ModelError."""
-        return cls._of(parse(content, "the given bytes"), "the given model", None)
+        name = "the given model"
+        return cls._of(content, read_bytes(content, name), name, None)
 
     @classmethod
-    def _of(cls, proto: onnx.ModelProto, name: str, source: Path | None) -> OnnxModel:
+    def _of(cls, content: bytes, proto: onnx.ModelProto, name: str, source: Path | None) -> OnnxModel:
         check(proto, name)
-        content = proto.SerializeToString()
-        model = normalised(proto)
+        outputs = tuple(proto.graph.output)
+        model = normalised(proto, name)
         check_weights(model, name)
-        return cls(content, source, graph_of(model), hashlib.sha256(content).hexdigest(), model)
+        return cls(content, source, graph_of(model), hashlib.sha256(content).hexdigest(), model, outputs)
 
     @property
     def inputs(self) -> Sequence[Tensor]:
@@ -67,14 +74,17 @@ class OnnxModel:
 
     def weight(self, name: str) -> Array:
         """The constant tensor `name`. Raises KeyError."""
-        constant = self._model.graph.initializers[name].const_value
-        if constant is None:
-            raise KeyError(name)
-        return constant.numpy()
+        return array_of(self._constants[name])
+
+    @cached_property
+    def _constants(self) -> Mapping[str, ir.Value]:
+        graph = self._model.graph
+        values = (*graph.initializers.values(), *(value for node in graph for value in node.outputs))
+        return {str(value.name): value for value in values if value.const_value is not None}
 
     def observe(self, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
         """See Model.observe."""
-        return observe(ir.to_proto(self._model), batches, tensors)
+        return observe(self._model, self.graph, batches, tensors)
 
     def original(self) -> Artifact:
         """The model as it was given, external data included."""
@@ -93,4 +103,4 @@ class OnnxModel:
             )
         if not plan.low:
             return self.original()
-        return Artifact(convert(self._model, self.graph, plan))
+        return Artifact(convert(self._model, self.graph, plan, self._outputs))

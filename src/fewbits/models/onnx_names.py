@@ -41,7 +41,9 @@ class Names:
         attributes: Mapping[str, int | ir.Attr] | None = None,
     ) -> ir.Node:
         """A new node with one output, not yet in the graph; its names are the given ones or close to them."""
-        made = ir.node(op_type, list(inputs), dict(attributes or {}), name=self._fresh(name, self._nodes), num_outputs=1)
+        made = ir.node(
+            op_type, list(inputs), dict(attributes or {}), name=self._fresh(name, self._nodes), num_outputs=1
+        )
         made.outputs[0].name = self._fresh(output, self._values)
         return made
 

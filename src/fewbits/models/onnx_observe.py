@@ -5,24 +5,66 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
+import onnx_ir as ir
 import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from fewbits.data.batches import Arrays, Batch
+from fewbits.errors import DataError, ModelError
+from fewbits.graph import Graph
+
+_ERRORS_ONLY = 3
+_REFUSED = (states.Fail, states.InvalidArgument, states.NotImplemented, states.RuntimeException, ValueError)
 
 
-def observe(proto: onnx.ModelProto, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
+def observe(model: ir.Model, graph: Graph, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
     """One mapping of `tensors` to values per batch; nothing is kept between batches.
 
-    Graph inputs are passed through from the batch. `proto` is changed: it belongs to this call.
+    Graph inputs are passed through from the batch.
+
+    Raises:
+        ModelError: `tensors` names a constant or what the model does not have, or the runtime does not load it.
+        DataError: the model does not run on a batch.
     """
-    given = {value.name for value in proto.graph.input}
-    known = {value.name for value in proto.graph.output}
-    wanted = [name for name in tensors if name not in given]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in known)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    _check_names(graph, tensors)
+    wanted = [name for name in dict.fromkeys(tensors) if name not in graph.inputs]
+    return _run(model, graph, batches, tensors, wanted)
+
+
+def _run(
+    model: ir.Model, graph: Graph, batches: Iterable[Batch], tensors: Sequence[str], wanted: list[str]
+) -> Iterator[Arrays]:
+    session = _session(model, graph, wanted)
     for batch in batches:
-        values = session.run(wanted, dict(batch.inputs)) if wanted else []
-        inputs = {name: batch.inputs[name] for name in tensors if name in given}
+        try:
+            values = session.run(wanted, dict(batch.inputs)) if wanted else []
+        except _REFUSED as error:
+            shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in batch.inputs.items())
+            raise DataError(f"the model does not run on {shapes}: {error}") from error
+        inputs = {name: batch.inputs[name] for name in tensors if name in graph.inputs}
         yield {**inputs, **dict(zip(wanted, values, strict=True))}
+        # While the next batch is made, these need not be held.
+        del values
+
+
+def _session(model: ir.Model, graph: Graph, wanted: Sequence[str]) -> onnxruntime.InferenceSession:
+    proto = ir.to_proto(model)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in graph.outputs)
+    content = proto.SerializeToString()
+    del proto
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except (*_REFUSED, states.InvalidGraph) as error:
+        raise ModelError(f"ONNX Runtime {onnxruntime.__version__} does not load the model: {error}") from error
+
+
+def _check_names(graph: Graph, tensors: Sequence[str]) -> None:
+    constant = [name for name in tensors if graph.is_constant(name)]
+    if constant:
+        raise ModelError(f"{constant[0]} is a constant, the same for every sample; observe tensors that depend on data")
+    made = {*graph.inputs, *graph.producer}
+    unknown = [name for name in tensors if name not in made]
+    if unknown:
+        raise ModelError(f"the model has no tensor {unknown[0]}; observe its inputs or what its nodes give")

@@ -34,6 +34,8 @@ _LOAD_ERRORS = (
     states.NotImplemented,
     states.RuntimeException,
 )
+# The runtime's Python layer raises ValueError on missing inputs, its native one the others.
+_RUN_ERRORS = (states.Fail, states.InvalidArgument, states.NotImplemented, states.RuntimeException, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class OnnxRuntimeSession:
         """Outputs by name. Raises DataError if the runtime refuses `inputs`."""
         try:
             return dict(zip(self.outputs, self.session.run(None, dict(inputs)), strict=True))
-        except (states.InvalidArgument, states.RuntimeException, states.Fail) as error:
+        except _RUN_ERRORS as error:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
             raise DataError(f"the model does not run on {shapes}: {error}") from error
 

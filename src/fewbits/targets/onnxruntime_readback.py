@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import onnx
 
@@ -18,6 +20,8 @@ _NAMES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp6
 _INTEGERS = ("uint8", "int8")
 _RENAMED = re.compile(r"(_token_\d+|_nchwc|_nhwc|/duplicated|/MatMulScaleFusion/?|/MatMulAddFusion/?)+$")
 """What the optimiser hangs behind the name of the node, or of the tensor, that a new node stands for."""
+_BOUNDARIES = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_CONTROL = frozenset({"If", "Loop", "Scan"})
 
 
 @dataclass
@@ -32,11 +36,10 @@ def readback(optimised: Path, profile: Path) -> tuple[Executed, ...]:
 
     The profile names nodes by an index that the saved model does not have. Both list the nodes in
     execution order, so the n-th node of an operator in one is the n-th of that operator in the other.
+    What runs inside of an If or a Loop counts as part of it.
     """
     timed: dict[str, _Timed] = {}
-    for event in json.loads(profile.read_text()):
-        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
-            continue
+    for event in _main_graph(json.loads(profile.read_text())):
         arguments = event["args"]
         types = tuple(next(iter(one), "") for one in arguments["input_type_shape"])
         entry = timed.setdefault(arguments["node_index"], _Timed(arguments["op_name"], types))
@@ -63,11 +66,31 @@ def readback(optimised: Path, profile: Path) -> tuple[Executed, ...]:
     return tuple(found)
 
 
-def precision(op: str, types: tuple[str, ...]) -> str:
-    """The precision in which a node computed: that of its first operand, ``int8`` for 8-bit codes."""
-    if op in ("QuantizeLinear", "DequantizeLinear"):
+def precision(op: str, types: Sequence[str]) -> str:
+    """The precision in which a node computed: ``int8`` if any operand is 8-bit codes, else that of the first float.
+
+    A kernel may begin with a scale (QLinearConcat) or with floats that it quantises itself (DynamicQuantizeMatMul).
+    """
+    if op in _BOUNDARIES:
         return "boundary"
-    # QLinearConcat begins with the scale and zero point of its output.
-    operands = types[2:] if op == "QLinearConcat" else types
-    first = next((name for name in operands if name), "unknown")
-    return "int8" if first in _INTEGERS else _NAMES.get(first, first)
+    if any(name in _INTEGERS for name in types):
+        return "int8"
+    given = [name for name in types if name]
+    first = next((name for name in given if name in _NAMES), next(iter(given), "unknown"))
+    return _NAMES.get(first, first)
+
+
+def _main_graph(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events of the main graph's kernels; a subgraph counts its nodes from 0 again.
+
+    An event is written when it ends, so those of a subgraph stand before that of the node that runs it.
+    """
+    found: list[dict[str, Any]] = []
+    for event in events:
+        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
+            continue
+        if event["args"]["op_name"] in _CONTROL:
+            while found and found[-1]["ts"] >= event["ts"]:
+                found.pop()
+        found.append(event)
+    return found

@@ -1,0 +1,93 @@
+"""Which groups can be given quantisers, from the graph's structure alone, whatever the runtime."""
+
+from __future__ import annotations
+
+from fewbits.graph import Graph, Kind, Node, Tensor
+from fewbits.grouping import Group
+
+
+def obstacle(graph: Graph, group: Group) -> str:
+    """Why no quantisers can stand around `group`; "" if they can."""
+    anchor = graph.node[group.name]
+    return _wrong_type(graph, anchor) or (
+        _product(graph, group, anchor) if group.is_product else _joint(graph, group, anchor)
+    )
+
+
+def _wrong_type(graph: Graph, anchor: Node) -> str:
+    tensors = [graph.tensors.get(name) for name in (*anchor.inputs, *anchor.outputs)]
+    dtypes = {tensor.dtype for tensor in tensors if tensor is not None} - {"unknown"}
+    other = sorted(dtypes - {"float32", "int64"})
+    if other:
+        return f"it computes in {other[0]}; int8 takes the place of float32 only"
+    return "" if "float32" in dtypes else "the type that it computes in is not known"
+
+
+def _product(graph: Graph, group: Group, anchor: Node) -> str:
+    if not group.operands:
+        return "it has no activation: all its operands are constants"
+    if graph.is_constant(anchor.inputs[0]):
+        return "its constant is the first operand; only a constant second operand is supported"
+    if group.bias and not graph.is_constant(group.bias):
+        return "its bias is computed, not a constant"
+    if not graph.pinned.isdisjoint((group.inner, group.output)):
+        return "a subgraph reads its output"
+    match group.kind:
+        case Kind.CONV | Kind.CONV_TRANSPOSE:
+            return _convolution(graph, group)
+        case Kind.GEMM:
+            return _gemm(graph, group, anchor)
+        case _:
+            return _matmul(graph, group, anchor)
+
+
+def _convolution(graph: Graph, group: Group) -> str:
+    if not group.weight:
+        return "its weight is computed, not a constant"
+    if group.output in graph.outputs:
+        return "its output is the model's, which keeps fp32, and an int8 convolution cannot write floats"
+    return ""
+
+
+def _gemm(graph: Graph, group: Group, anchor: Node) -> str:
+    if not group.weight:
+        return "its weight is computed, not a constant"
+    if anchor.attributes.get("transA", 0):
+        return "its first operand is transposed"
+    if any(anchor.attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
+        return "it scales its operands (alpha, beta)"
+    shape = _shape(graph.tensors.get(group.bias))
+    if group.bias and (shape is None or any(size != 1 for size in shape[:-1])):
+        return "its bias is a matrix, not one number per column"
+    return ""
+
+
+def _matmul(graph: Graph, group: Group, anchor: Node) -> str:
+    if not group.weight:
+        return ""
+    weight, source = _shape(graph.tensors.get(group.weight)), _shape(graph.tensors.get(anchor.inputs[0]))
+    if weight is None or len(weight) != 2:
+        return "its weight is not a matrix"
+    if source is None or len(source) < 2:
+        return "the rank of its input is not known to be 2 or more"
+    return ""
+
+
+def _joint(graph: Graph, group: Group, anchor: Node) -> str:
+    if group.output in graph.outputs:
+        return "its output is the model's, which keeps fp32"
+    if not graph.pinned.isdisjoint((group.inner, group.output)):
+        return "a subgraph reads its output"
+    if group.kind in (Kind.ADD, Kind.MUL) and len(group.operands) != 2:
+        return "it does not join two activations"
+    if any(size != 1 for size in _sizes(anchor.attributes.get("dilations", 1))):
+        return "it pools with dilation, which integer pools do not have"
+    return ""
+
+
+def _sizes(attribute: object) -> tuple[object, ...]:
+    return attribute if isinstance(attribute, tuple) else (attribute,)
+
+
+def _shape(tensor: Tensor | None) -> tuple[int | str, ...] | None:
+    return None if tensor is None else tensor.shape

@@ -1,0 +1,34 @@
+"""Files that only live as long as the work: candidates for the measuring processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fewbits.errors import StorageError
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder that is gone afterwards. Raises StorageError if there is no place for one."""
+    try:
+        folder = TemporaryDirectory(prefix="fewbits-")
+    except OSError as error:
+        raise StorageError(_sorry("make a temporary folder", error)) from error
+    with folder as name:
+        yield Path(name)
+
+
+def write_scratch(path: Path, content: bytes) -> Path:
+    """Write `content` to `path` and give `path` back. Raises StorageError."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise StorageError(_sorry(f"write {len(content):,} bytes to the temporary file {path}", error)) from error
+    return path
+
+
+def _sorry(what: str, error: OSError) -> str:
+    return f"could not {what}: {error.strerror or error}. Free some space there, or set TMPDIR to a place that has it"

@@ -1,0 +1,137 @@
+"""What keeps ONNX Runtime's own rewrites from changing which nodes compute on integers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import onnx_ir as ir
+
+from fewbits.models.onnx_names import Names, array_of, insert_after
+
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm"})
+# What ONNX Runtime's GemmActivationFusion takes in.
+_FUSED = frozenset(
+    {"Elu", "HardSigmoid", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh", "ThresholdedRelu"}
+)
+
+
+class IsolateFloat(ir.passes.InPlacePass):
+    """Keeps in float what reads codes but is not in `low`.
+
+    ONNX Runtime quantises the float weight of a Conv or Gemm between codes by itself, with one scale for
+    the whole tensor (WeightBiasQuantization), against the plan. It leaves alone what reads a per-channel
+    DequantizeLinear; with equal scales the values are the same. And it takes every average pool between
+    codes for one that its integer pool can do, also with dilation.
+    """
+
+    def __init__(self, low: Collection[str]) -> None:
+        super().__init__()
+        self._low = frozenset(low)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Change `model`; the result says whether anything was isolated."""
+        names = Names(model)
+        isolated: dict[tuple[ir.Value, int], ir.Value] = {}
+        modified = False
+        for node in list(model.graph):
+            coded = node.inputs[0] if node.inputs else None
+            if coded is None or node.domain or node.name in self._low or not _is_decoded(coded):
+                continue
+            if node.op_type in _WEIGHTED and node.inputs[1] is not None and node.inputs[1].const_value is not None:
+                channels = _input_channels(node)
+            elif node.op_type == "AveragePool" and "dilations" in node.attributes:
+                channels = 1
+            else:
+                continue
+            if (coded, channels) not in isolated:
+                isolated[coded, channels] = _isolated(model, names, coded, channels)
+            node.replace_input_with(0, isolated[coded, channels])
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+class SeparateActivations(ir.passes.InPlacePass):
+    """Puts a Reshape to the same shape, which costs nothing, between each Gemm in `low` and its activation.
+
+    ONNX Runtime fuses the two to a float FusedGemm before it looks for Gemms on codes.
+    """
+
+    def __init__(self, low: Collection[str]) -> None:
+        super().__init__()
+        self._low = frozenset(low)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Change `model`; the result says whether any were separated."""
+        names = Names(model)
+        modified = False
+        for node in list(model.graph):
+            if node.op_type != "Gemm" or node.name not in self._low:
+                continue
+            product = node.outputs[0]
+            uses = list(product.uses())
+            if len(uses) != 1 or uses[0].node.op_type not in _FUSED or product.is_graph_output():
+                continue
+            columns = _output_channels(node)
+            shape = names.constant(f"{node.name}.same_shape", np.array([-1, columns], np.int64))
+            same = names.node("Reshape", [product, shape], f"{product.name}.same", f"{node.name}.to_same")
+            same.outputs[0].type, same.outputs[0].shape = product.type, product.shape
+            model.graph.insert_after(node, same)
+            uses[0].node.replace_input_with(uses[0].idx, same.outputs[0])
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+
+def _isolated(model: ir.Model, names: Names, coded: ir.Value, channels: int) -> ir.Value:
+    decoder = coded.producer()
+    assert decoder is not None
+    name = f"{decoder.name}.channels"
+    if channels > 1:
+        codes, *parameters = (value for value in decoder.inputs if value is not None)
+        wide = [
+            names.constant(f"{value.name}.channels", np.repeat(array_of(value).reshape(-1), channels))
+            for value in parameters
+        ]
+        copy = names.node("DequantizeLinear", [codes, *wide], f"{coded.name}.channels", name, {"axis": 1})
+    else:
+        # One scale per channel is one scale here; the maximum of one tensor is that tensor, and nobody fuses it.
+        copy = names.node("Max", [coded], f"{coded.name}.channels", name)
+    copy.outputs[0].shape, copy.outputs[0].type = coded.shape, coded.type
+    insert_after(model, coded, copy)
+    return copy.outputs[0]
+
+
+def _is_decoded(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == "DequantizeLinear"
+
+
+def _shape(value: ir.Value | None) -> list[int]:
+    assert value is not None and value.const_value is not None
+    return [int(size) for size in value.const_value.shape.numpy()]
+
+
+def _transposed(gemm: ir.Node) -> bool:
+    return "transB" in gemm.attributes and bool(gemm.attributes["transB"].as_int())
+
+
+def _input_channels(node: ir.Node) -> int:
+    """The size of axis 1 of a product's first operand, from its weight."""
+    shape = _shape(node.inputs[1])
+    match node.op_type:
+        case "Conv":
+            groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
+            return shape[1] * groups
+        case "Gemm":
+            return shape[1] if _transposed(node) else shape[0]
+        case _:
+            return shape[0]
+
+
+def _output_channels(gemm: ir.Node) -> int:
+    """The number of columns that `gemm`, whose weight is codes, gives."""
+    weight = gemm.inputs[1]
+    assert weight is not None and weight.shape is not None
+    columns = weight.shape[0 if _transposed(gemm) else 1]
+    assert isinstance(columns, int)
+    return columns

@@ -1,0 +1,103 @@
+"""A model as it was exported, made regular: one opset generation, no functions, shapes, constants and names known."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+from onnx import version_converter
+from onnx_ir.passes import common
+
+from fewbits.errors import ModelError
+from fewbits.models.onnx_constants import MarkConstants
+
+OPSET = 13
+"""The first with a DequantizeLinear per channel."""
+_IR_VERSION = 8
+"""The least that is written: below 4, every weight would have to be a graph input too."""
+
+
+def normalised(proto: onnx.ModelProto, name: str) -> ir.Model:
+    """`proto` as onnx-ir: opset 13 or later, functions inlined, every constant an initialiser, shapes inferred,
+    every node named. `proto` is left as it was.
+
+    Names are derived from the graph alone, so the same file gives the same names in every process.
+
+    Raises:
+        ModelError: its opset is older than 13 and cannot be brought up to it.
+    """
+    model = common.InlinePass()(ir.from_proto(proto)).model
+    if model.graph.opset_imports.get("", OPSET) < OPSET:
+        model = ir.from_proto(_upgraded(model, name))
+    model.ir_version = max(model.ir_version or 0, _IR_VERSION)
+    passes = [
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.RemoveInitializersFromInputsPass(),
+        *([] if _gives_twice(model) else [common.IdentityEliminationPass()]),
+        common.RemoveUnusedNodesPass(),
+        InferShapes(),
+        MarkConstants(),
+        NameNodes(),
+    ]
+    for one in passes:
+        model = one(model).model
+    return model
+
+
+def _upgraded(model: ir.Model, name: str) -> onnx.ModelProto:
+    opset = model.graph.opset_imports[""]
+    advice = f"export it with opset {OPSET} or later"
+    try:
+        return version_converter.convert_version(ir.to_proto(model), OPSET)
+    except (RuntimeError, onnx.checker.ValidationError, version_converter.ConvertError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"{name} has opset {opset} and cannot be brought to {OPSET} ({reason}); {advice}") from error
+
+
+def _gives_twice(model: ir.Model) -> bool:
+    """Whether an Identity copies one graph output to another: eliminating it would drop the first."""
+    return any(
+        node.op_type == "Identity"
+        and node.outputs[0].is_graph_output()
+        and node.inputs[0] is not None
+        and node.inputs[0].is_graph_output()
+        for node in model.graph
+    )
+
+
+class InferShapes(ir.passes.InPlacePass):
+    """Shapes of inner tensors from those of the inputs, not from what the file says of them.
+
+    The shapes stored between the nodes go stale as soon as somebody makes an input's dimension dynamic by hand;
+    only where inference finds none, their rank is kept.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Change `model`; the result says whether any shape is another one now."""
+        stated = {value: value.shape for node in model.graph for value in node.outputs}
+        for value in stated:
+            value.shape = None
+        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+        for value, shape in stated.items():
+            if value.shape is None and shape is not None:
+                value.shape = ir.Shape([None] * len(shape))
+        return ir.passes.PassResult(model, any(value.shape != shape for value, shape in stated.items()))
+
+
+class NameNodes(ir.passes.InPlacePass):
+    """Gives each node a name that no other node has; the first holder of a name keeps it."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Change `model`; the result says whether any node has another name now."""
+        given = {node.name for node in model.graph if node.name}
+        seen: set[str] = set()
+        modified = False
+        for index, node in enumerate(model.graph):
+            name = node.name or ""
+            if not name or name in seen:
+                name = f"{name or node.op_type}_{index}"
+                while name in given or name in seen:
+                    name = f"{name}_{index}"
+                node.name = name
+                modified = True
+            seen.add(name)
+        return ir.passes.PassResult(model, modified)

@@ -1,0 +1,101 @@
+"""Weights and biases as codes behind a DequantizeLinear.
+
+Weights are symmetric, biases int32 with the scale ``s_x * s_w`` (oneDNN; Rodriguez et al. 2018).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from fewbits.data.batches import Array
+from fewbits.formats.affine import Affine, quantize, symmetric
+from fewbits.formats.scheme import Granularity, Operand
+from fewbits.models.onnx_names import Names, array_of
+
+_BIAS_LIMIT = 2.0**30
+"""Half of what int32 holds: the other half is for the sum of products that the bias is added to."""
+_Key = tuple[ir.Value, str, bytes]
+
+
+class WeightWriter:
+    """Puts codes in the place of weights; what several nodes share is stored once."""
+
+    def __init__(self, model: ir.Model, names: Names) -> None:
+        self._model = model
+        self._names = names
+        self._stored: dict[_Key, tuple[ir.Value, ir.Value, ir.Value]] = {}
+
+    def quantize(self, node: ir.Node, weight: Operand, axis: int, activation_scale: float) -> None:
+        """Quantise the weight of `node`, whose output channels are `axis`, and its bias if it has one."""
+        source, bias_source = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+        assert source is not None
+        values = array_of(source).astype(np.float32)
+        bias = None
+        if bias_source is not None:
+            bias = np.broadcast_to(array_of(bias_source).astype(np.float32).reshape(-1), values.shape[axis])
+        affine = weight_affine(values, weight, axis, bias, activation_scale)
+        # Only formats of 8 bits and less reach a runtime.
+        node.replace_input_with(1, self._decoded(node, "weight", source, values, affine, np.dtype(np.int8)))
+        if bias is not None and bias_source is not None:
+            scale = np.broadcast_to(affine.scale * np.float32(activation_scale), bias.shape).astype(np.float32)
+            wide = Affine(affine.format, scale, np.zeros(bias.shape, np.int32), axis=0)
+            node.replace_input_with(2, self._decoded(node, "bias", bias_source, bias, wide, np.dtype(np.int32)))
+
+    def _decoded(
+        self,
+        node: ir.Node,
+        what: str,
+        source: ir.Value,
+        values: NDArray[np.float32],
+        affine: Affine,
+        dtype: np.dtype[np.signedinteger],
+    ) -> ir.Value:
+        key = (source, what, affine.scale.tobytes())
+        if key not in self._stored:
+            codes = bias_codes(values, affine.scale) if what == "bias" else quantize(values, affine)
+            self._stored[key] = (
+                self._names.constant(f"{node.name}.{what}.codes", codes.astype(dtype)),
+                self._names.constant(f"{node.name}.{what}.scale", affine.scale),
+                self._names.constant(f"{node.name}.{what}.zero_point", affine.zero_point.astype(dtype)),
+            )
+        attributes = {} if affine.axis is None else {"axis": affine.axis}
+        name = f"{node.name}.{what}"
+        decoder = self._names.node(
+            "DequantizeLinear", self._stored[key], f"{name}.decoded", f"{name}.dequantize", attributes
+        )
+        decoder.outputs[0].shape = ir.Shape(values.shape)
+        decoder.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        self._model.graph.insert_before(node, decoder)
+        return decoder.outputs[0]
+
+
+def bias_codes(bias: Array, scale: Array) -> Array:
+    """`bias` in steps of `scale`, as int32."""
+    return np.rint(bias.astype(np.float64) / scale).astype(np.int32)
+
+
+def weight_affine(
+    weight: NDArray[np.float32],
+    operand: Operand,
+    axis: int,
+    bias: NDArray[np.float32] | None,
+    activation_scale: float,
+) -> Affine:
+    """Scales of a weight: per output channel (along `axis`) or for the whole tensor.
+
+    A channel's scale grows where its int32 bias would overflow, and a channel of zeros takes the
+    smallest scale of its neighbours, so that its bias keeps its precision.
+    """
+    per_channel = operand.granularity is Granularity.CHANNEL
+    others = tuple(i for i in range(weight.ndim) if i != axis or not per_channel)
+    absmax = np.abs(weight).max(axis=others, initial=0)
+    positive = absmax[absmax > 0]
+    absmax = np.where(absmax > 0, absmax, positive.min() if positive.size else 1).astype(np.float32)
+    affine = symmetric(absmax, operand.format, axis if per_channel else None)
+    if bias is None:
+        return affine
+    least = np.abs(bias).astype(np.float64) / (activation_scale * _BIAS_LIMIT)
+    scale = np.maximum(affine.scale, least if per_channel else least.max(initial=0)).astype(np.float32)
+    return Affine(affine.format, scale, affine.zero_point, affine.axis)

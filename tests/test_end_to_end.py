@@ -1,0 +1,645 @@
+"""The promises of tuning, on whole runs: what comes back, what lies in the run directory, and what each outcome means.
+
+Latencies are made up (see timing.py) except in `real`, whose assertions hold however fast the machine happens to be.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, log2
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto
+from PIL import Image
+
+import builders
+import fewbits
+from fewbits import Outcome, Plan, Rule
+from fewbits.demo import demo_calibration, demo_data, demo_model
+from fewbits.record import RunRecord
+from fewbits.report.text import render
+from timing import Timing
+
+FILES = {"settings.json", "trials.jsonl", "plan.json", "model.onnx", "report.txt", "run.json"}
+BEST = {"best.onnx", "best_plan.json"}
+CLOSEST_TO_NOTHING = "0.00001"
+"""So small a loss of cosine similarity that int8 everywhere cannot keep it, and int8 somewhere can."""
+
+Array = np.ndarray
+Predict = Callable[[dict[str, Array]], dict[str, Array]]
+
+
+def predict(content: bytes, inputs: dict[str, Array]) -> Array:
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, inputs)[0])
+
+
+def digits() -> dict[str, Array]:
+    with np.load(demo_data()) as data:
+        return dict(data)
+
+
+def accuracy(content: bytes) -> float:
+    """On all held-out digits, by the runtime alone."""
+    data = digits()
+    return float((predict(content, {"image": data["image"]}).argmax(1) == data["labels"]).mean())
+
+
+def tune_digits(**options: object) -> fewbits.Result:
+    """With what most tests have in common; `options` come on top."""
+    common: dict[str, object] = {"calibration": demo_calibration(), "calibration_method": "minmax", "threads": 1}
+    return fewbits.tune(demo_model(), demo_data(), **{**common, **options})  # type: ignore[arg-type]
+
+
+def reasons(record: RunRecord) -> dict[str, str]:
+    return {row.name: row.reason for row in record.groups if row.scheme == "fp32"}
+
+
+def assert_consistent(record: RunRecord, folder: Path, original: bytes) -> None:
+    """What holds for every finished run, whatever its outcome."""
+    unreachable = record.outcome is Outcome.BUDGET_UNREACHABLE
+    assert {path.name for path in folder.iterdir()} == FILES | (BEST if unreachable else set())
+    plan, model = Plan.load(folder / "plan.json"), (folder / "model.onnx").read_bytes()
+    assert fewbits.convert(original, plan).content == model
+    assert (model == original) == (record.outcome is not Outcome.MET)
+    assert (folder / "report.txt").read_text() == render(record)
+    low = {row.name for row in record.groups if row.scheme != "fp32"}
+    assert low == set(plan.low)
+    assert bool(low) == (record.outcome is Outcome.MET)
+    assert all(reasons(record).values())
+    assert record.evaluations <= record.max_evaluations <= ceil(log2(max(len(record.groups), 2))) + 6
+
+
+# --- the real thing ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A finished command."""
+
+    folder: Path
+    code: int
+    out: str
+    err: str
+
+    @property
+    def record(self) -> RunRecord:
+        return RunRecord.from_json((self.folder / "run.json").read_bytes())
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """``fewbits demo`` with nothing made up."""
+    folder = tmp_path_factory.mktemp("real") / "run"
+    command = [sys.executable, "-c", "from fewbits.cli import main; main()", "demo", "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    return Ran(folder, done.returncode, done.stdout, done.stderr)
+
+
+def test_the_demo_ends_well_whatever_the_machine_thinks_of_int8(real: Ran) -> None:
+    assert real.code == 0, real.err
+    assert real.record.outcome in (Outcome.MET, Outcome.KEPT_ORIGINAL)
+    assert_consistent(real.record, real.folder, demo_model().read_bytes())
+
+
+def test_the_demo_keeps_the_accuracy_to_half_a_point(real: Ran) -> None:
+    tuned = accuracy((real.folder / "model.onnx").read_bytes())
+    assert tuned >= 0.98
+    assert accuracy(demo_model().read_bytes()) - tuned <= 0.005
+
+
+def test_the_demo_is_never_slower_than_its_original_beyond_the_noise(real: Ran) -> None:
+    assert real.record.latency is not None
+    tuned = list(real.record.latency.speedups.values())
+    assert real.record.outcome is not Outcome.MET or all(interval.low > 1 for interval in tuned)
+
+
+def test_the_demo_shows_a_table_and_where_the_run_lies(real: Ran) -> None:
+    """Results on standard output, progress on standard error: both are useful when they are piped."""
+    head, *_ = real.out.splitlines()
+    assert head == f"{real.record.outcome.value.upper().replace('_', ' ')}: digits.onnx"
+    for word in ("original", "latency, ms", f"Run: {real.folder}"):
+        assert word in real.out
+    stages = [line.split(" ", 1)[1] for line in real.err.splitlines() if line[2:3] == ":"]
+    assert stages[0] == "open model and data"
+    assert any(stage.startswith("profile groups: 2/2 in ") for stage in stages)
+
+
+def test_kernels_and_precisions_are_read_back_from_the_runtime(real: Ran) -> None:
+    for row in real.record.groups:
+        assert row.kernel
+        assert row.precision == ("fp32" if row.scheme == "fp32" else "int8")
+    counted = sum(real.record.kernels.values())
+    assert counted == len(real.record.groups)
+
+
+# --- outcomes ------------------------------------------------------------------------------------
+
+
+def test_met(timed: Timing, tmp_path: Path) -> None:
+    result = tune_digits(evaluate="accuracy", max_loss=0.005, out=tmp_path / "run")
+    assert result.outcome is Outcome.MET
+    assert result.outcome.exit_code == 0
+    assert_consistent(result.record, tmp_path / "run", demo_model().read_bytes())
+    assert set(result.plan.low) == {row.name for row in result.record.groups}
+    assert {row.precision for row in result.record.groups} == {"int8"}
+    assert accuracy(demo_model().read_bytes()) - accuracy(result.artifact.content) <= 0.005
+    assert result.artifact.size < demo_model().stat().st_size / 2
+    assert result.speedup is not None
+    assert result.speedup.value == 2
+    # Int8 everywhere was enough: the original, one plan, and both once more for the acceptance.
+    assert result.record.evaluations == 4
+    assert len(result.record.trials) == 1
+
+
+@pytest.mark.parametrize(("speed", "evaluations"), [(0.8, 1), (1.01, 4)])
+def test_kept_original(timed: Timing, tmp_path: Path, speed: float, evaluations: int) -> None:
+    """Surely slower ends before the search; faster within the noise ends after it. Either gives the original back."""
+    timed.speed = speed
+    result = tune_digits(out=tmp_path / "run")
+    assert result.outcome is Outcome.KEPT_ORIGINAL
+    assert result.outcome.exit_code == 4
+    assert result.artifact.content == demo_model().read_bytes()
+    assert result.record.evaluations == evaluations
+    assert f"{speed:.2f}x" in result.record.reason
+    assert_consistent(result.record, tmp_path / "run", demo_model().read_bytes())
+    assert "Serve it as it is" in str(result)
+
+
+def test_a_file_that_is_kept_comes_back_byte_for_byte(timed: Timing, tmp_path: Path) -> None:
+    """Also where another writer of ONNX ordered its fields differently than this one would."""
+    oddly_written = demo_model().read_bytes() + onnx.ModelProto(producer_name="twice").SerializeToString()
+    (tmp_path / "odd.onnx").write_bytes(oddly_written)
+    result = fewbits.tune(
+        tmp_path / "odd.onnx", demo_data(), rules=[Rule.parse("*=fp32")], out=tmp_path / "run", threads=1
+    )
+    assert result.outcome is Outcome.KEPT_ORIGINAL
+    assert result.artifact.content == (tmp_path / "run" / "model.onnx").read_bytes() == oddly_written
+
+
+def elementwise() -> onnx.ModelProto:
+    net = builders.Net()
+    return net.model(
+        {"x": (TensorProto.FLOAT, ("batch", 8))}, {"y": (net.add("Sigmoid", net.add("Relu", "x")), ("batch", 8))}
+    )
+
+
+def lonely_joint() -> onnx.ModelProto:
+    """A sum that int8 kernels exist for, but nothing beside it that would give or take codes."""
+    net = builders.Net()
+    added = net.add("Add", net.add("Relu", "x"), net.add("Sigmoid", "x"))
+    return net.model({"x": (TensorProto.FLOAT, ("batch", 8))}, {"y": (net.add("Tanh", added), ("batch", 8))})
+
+
+@pytest.mark.parametrize("model", [elementwise, lonely_joint])
+def test_a_model_with_nothing_to_quantise_is_kept_without_measuring(
+    timed: Timing, tmp_path: Path, model: Callable[[], onnx.ModelProto]
+) -> None:
+    given = model().SerializeToString()
+    data = {"x": np.random.default_rng(0).standard_normal((100, 8)).astype(np.float32)}
+    result = fewbits.tune(given, data, evaluate="cosine", out=tmp_path / "run")
+    assert result.outcome is Outcome.KEPT_ORIGINAL
+    assert "no group of this model can leave fp32" in result.record.reason
+    assert not timed.asked
+    assert result.record.evaluations == 0
+    assert_consistent(result.record, tmp_path / "run", given)
+    assert any("2 Relu" in note or "1 Relu" in note for note in result.record.notes)
+
+
+def test_budget_unreachable(timed: Timing, tmp_path: Path) -> None:
+    """No int8 model gives exactly the original's outputs. The closest one is kept, beside the original."""
+    given = builders.gemm().SerializeToString()
+    result = fewbits.tune(given, builders.features(200), evaluate="cosine", max_loss=0, out=tmp_path / "run")
+    assert result.outcome is Outcome.BUDGET_UNREACHABLE
+    assert result.outcome.exit_code == 3
+    assert result.artifact.content == given
+    assert not any(trial.within for trial in result.record.trials)
+    assert_consistent(result.record, tmp_path / "run", given)
+    best = Plan.load(tmp_path / "run" / "best_plan.json")
+    assert best == result.best_plan
+    assert best.low
+    assert result.best is not None
+    closest = (tmp_path / "run" / "best.onnx").read_bytes()
+    assert fewbits.convert(given, best).content == closest == result.best.content
+    assert "best.onnx" in str(result)
+
+
+def test_a_plan_that_comes_to_the_original_is_not_within_any_budget(timed: Timing) -> None:
+    """With all products back in fp32 the pooling between them goes back, too: what is left is no plan at all."""
+    result = tune_digits(evaluate="cosine", max_loss=0)
+    assert result.outcome is Outcome.BUDGET_UNREACHABLE
+    assert result.best_plan is not None
+    assert result.best_plan.low
+    assert all(trial.loss > 0 for trial in result.record.trials)
+    closest = min(result.record.trials, key=lambda trial: trial.loss)
+    assert closest.reverted == len(result.record.groups) - len(result.best_plan.low)
+
+
+# --- the search ----------------------------------------------------------------------------------
+
+
+def test_a_missed_budget_is_reached_by_going_back_to_fp32(timed: Timing, tmp_path: Path) -> None:
+    result = tune_digits(evaluate="cosine", max_loss=CLOSEST_TO_NOTHING, out=tmp_path / "run")
+    record = result.record
+    assert result.outcome is Outcome.MET
+    assert_consistent(record, tmp_path / "run", demo_model().read_bytes())
+    first, *others = record.trials
+    assert not first.within
+    assert first.reverted == 0
+    assert any(trial.within for trial in others)
+    assert 0 < len(result.plan.low) < len(record.groups)
+    assert "reverted for accuracy" in reasons(record).values()
+    assert all(row.sensitivity > 0 for row in record.groups), "ranked, so every group has its sensitivity"
+    assert all(row.precision == "fp32" for row in record.groups if row.scheme == "fp32")
+    assert all(row.precision == "int8" for row in record.groups if row.scheme != "fp32")
+    assert record.accuracy is not None
+    assert record.accuracy.loss.value <= float(CLOSEST_TO_NOTHING)
+
+
+class Judge:
+    """An evaluate function that lets plans hold or fail as a coin falls, and counts what it is asked."""
+
+    def __init__(self, seed: int) -> None:
+        self._coin = Random(seed)
+        self.calls = 0
+
+    def __call__(self, predict: Predict) -> float:
+        self.calls += 1
+        predict(builders.tokens(1))
+        original_or_first_plan = self.calls <= 3
+        if original_or_first_plan:
+            return 1.0 if self.calls < 3 else 0.5
+        return 1.0 if self._coin.random() < 0.5 else 0.5 + 0.1 * self._coin.random()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_evaluations_stay_within_the_bound_however_the_plans_fare(timed: Timing, seed: int) -> None:
+    judge = Judge(seed)
+    data = builders.tokens(40)
+    result = fewbits.tune(builders.transformer(), data, evaluate=judge, calibration_method="minmax", threads=1)
+    assert len(result.record.trials) > 1
+    assert result.record.evaluations == judge.calls
+    # Thirteen products are low to begin with.
+    assert result.record.max_evaluations == ceil(log2(13)) + 6
+    assert judge.calls <= result.record.max_evaluations
+    assert [trial.number for trial in result.record.trials] == list(range(len(result.record.trials)))
+
+
+def test_the_selected_plan_is_one_that_held(timed: Timing) -> None:
+    result = tune_digits(evaluate="cosine", max_loss=CLOSEST_TO_NOTHING)
+    held = [trial for trial in result.record.trials if trial.within]
+    reverted = len(result.record.groups) - len(result.plan.low)
+    assert reverted in {trial.reverted for trial in held}
+
+
+def test_the_smallest_file_is_found_even_where_it_is_slower(timed: Timing, tmp_path: Path) -> None:
+    timed.speed = 0.9
+    result = tune_digits(evaluate="accuracy", max_loss=0.005, objective="size", out=tmp_path / "run")
+    assert result.outcome is Outcome.MET
+    assert result.record.objective == "size"
+    assert result.record.tuned_bytes == result.artifact.size < demo_model().stat().st_size / 2
+    assert "slower: 0.90x" in result.record.reason
+    assert set(result.plan.low) == {row.name for row in result.record.groups}
+    # Which groups look slower does not matter here, so nothing is timed for it.
+    assert ("placed", "screened") not in timed.asked
+    assert_consistent(result.record, tmp_path / "run", demo_model().read_bytes())
+
+
+def test_a_group_that_is_slower_in_int8_stays_in_fp32(timed: Timing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the profile it is slower, and the model without it is faster end to end."""
+    from fewbits.attribution import Share
+    from fewbits.flow import screening
+
+    def profile(job: object, name: str, artifact: object) -> dict[str, Share]:
+        groups = ["stem/conv", "block1/dw/conv", "block1/pw/conv", "block2/dw/conv", "block2/pw/conv", "classifier"]
+        low = name != "original"
+        kernel, precision = ("QLinearConv", "int8") if low else ("Conv", "fp32")
+        return {
+            group: Share(kernel, precision, 30e-6 if low and group == "stem/conv" else 10e-6 if low else 20e-6)
+            for group in groups
+        }
+
+    monkeypatch.setattr(screening, "profile", profile)
+    timed.speeds = {"screened": 1.2}
+    result = tune_digits()
+    assert result.outcome is Outcome.MET
+    assert reasons(result.record) == {"stem/conv": "slower in low precision: 30 us against 20 us"}
+
+
+# --- evaluate ------------------------------------------------------------------------------------
+
+
+def share_right(predict: Predict) -> float:
+    data = digits()
+    return float((predict({"image": data["image"]})["scores"].argmax(1) == data["labels"]).mean())
+
+
+def right_per_sample(predict: Callable[[Array], dict[str, Array]]) -> list[bool]:
+    data = digits()
+    return list((predict(data["image"])["scores"].argmax(1) == data["labels"]).astype(float))
+
+
+def share_wrong(predict: Predict) -> np.float32:
+    return np.float32(1 - share_right(predict))
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "options", "per_sample"),
+    [
+        (share_right, {}, False),
+        (right_per_sample, {}, True),
+        (share_wrong, {"higher_is_better": False}, False),
+    ],
+)
+def test_a_function_of_ones_own(
+    timed: Timing, evaluate: Callable[[Predict], object], options: dict[str, object], per_sample: bool
+) -> None:
+    result = tune_digits(evaluate=evaluate, max_loss=0.005, **options)
+    assert result.outcome is Outcome.MET
+    found = result.record.accuracy
+    assert found is not None
+    assert found.metric == evaluate.__name__
+    expected = accuracy(demo_model().read_bytes())
+    assert found.original.value == pytest.approx(1 - expected if evaluate is share_wrong else expected)
+    assert (found.original.low < found.original.high) == per_sample
+    assert found.samples == (899 if per_sample else 0)
+    # Its data is its own: asked twice about the original, once about the plan, and not again for the acceptance.
+    assert result.record.evaluations == 3
+    assert (result.record.splits.selection, result.record.splits.acceptance) == (0, 0)
+
+
+def test_lower_is_better_turns_the_loss_around(timed: Timing) -> None:
+    """Every plan seems better than the original in this direction, and worse in the other."""
+    scores = iter([0.5, 0.5, *[0.4] * 20])
+    better = tune_digits(evaluate=lambda _: next(scores), higher_is_better=False, max_loss=0.05)
+    assert better.outcome is Outcome.MET
+    scores = iter([0.5, 0.5, *[0.4] * 20])
+    worse = tune_digits(evaluate=lambda _: next(scores), higher_is_better=True, max_loss=0.05)
+    assert worse.outcome is Outcome.BUDGET_UNREACHABLE
+
+
+def test_the_allowed_loss_is_relative_with_percent_and_absolute_without(timed: Timing) -> None:
+    """From 0.5 to 0.48 are 4 % of the original's score, or 0.02."""
+
+    def outcome(max_loss: str | float) -> Outcome:
+        scores = iter([0.5, 0.5, *[0.48] * 20])
+        return tune_digits(evaluate=lambda _: next(scores), max_loss=max_loss).outcome
+
+    assert outcome("5%") is Outcome.MET
+    assert outcome("3%") is Outcome.BUDGET_UNREACHABLE
+    assert outcome(0.03) is Outcome.MET
+    assert outcome("0.01") is Outcome.BUDGET_UNREACHABLE
+
+
+def test_a_model_that_scores_nothing_has_no_relative_loss_but_an_absolute_one(timed: Timing) -> None:
+    with pytest.raises(fewbits.MetricError, match=r"scores 0.*give an absolute loss such as --max-loss 0\.01"):
+        tune_digits(evaluate=lambda _: 0.0, max_loss="1%")
+    assert tune_digits(evaluate=lambda _: 0.0, max_loss=0.01).outcome is Outcome.MET
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def batches_of_digits() -> Iterator[tuple[dict[str, Array], Array]]:
+    data = digits()
+    for start in range(0, len(data["labels"]), 100):
+        yield {"image": data["image"][start : start + 100]}, data["labels"][start : start + 100]
+
+
+CALLABLE = """
+import numpy as np
+from fewbits.demo import demo_data
+
+def batches():
+    with np.load(demo_data()) as data:
+        for start in range(0, 899, 64):
+            yield data["image"][start:start + 64], data["labels"][start:start + 64]
+"""
+
+
+def as_callable(folder: Path) -> str:
+    (folder / "mine.py").write_text(CALLABLE)
+    return f"{folder / 'mine.py'}:batches"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda folder: str(demo_data()),
+        lambda folder: digits(),
+        lambda folder: (digits()["image"], digits()["labels"]),
+        lambda folder: list(batches_of_digits()),
+        lambda folder: batches_of_digits(),
+        as_callable,
+    ],
+    ids=["npz", "mapping", "pair", "list of batches", "generator", "file.py:function"],
+)
+def test_the_same_data_in_any_form_is_the_same_run(
+    timed: Timing, tmp_path: Path, form: Callable[[Path], fewbits.flow.tuning.DataSource]
+) -> None:
+    timed.speed = 0.5
+    data = form(tmp_path)
+    result = fewbits.tune(demo_model(), data, evaluate="accuracy", calibration_method="minmax", threads=1)
+    assert result.record.settings["data"] == _digest()
+    assert result.record.splits.shared == ()
+
+
+def _digest() -> str:
+    from fewbits.data import open_data
+
+    return open_data(demo_data(), fewbits.open_model(demo_model()).inputs).digest
+
+
+def test_a_folder_of_images_scores_as_the_arrays_do(timed: Timing, tmp_path: Path) -> None:
+    data = digits()
+    few = slice(0, 120)
+    for index, (image, label) in enumerate(zip(data["image"][few], data["labels"][few], strict=True)):
+        folder = tmp_path / "images" / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image[0] * 255).round().astype(np.uint8)).save(folder / f"{index:03}.png")
+    result = tune_digits_on(tmp_path / "images", images=fewbits.flow.setup.ImageOptions(size=(8, 8)))
+    assert result.outcome is Outcome.MET
+    assert result.record.accuracy is not None
+    assert result.record.accuracy.original.value >= 0.95
+    splits = result.record.splits
+    assert splits.calibration + splits.search + splits.selection + splits.acceptance == 120
+
+
+def tune_digits_on(data: object, **options: object) -> fewbits.Result:
+    return fewbits.tune(
+        demo_model(),
+        data,  # type: ignore[arg-type]
+        evaluate="accuracy",
+        max_loss=0.05,
+        calibration_method="minmax",
+        threads=1,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("samples", [1, 10])
+@pytest.mark.parametrize("own_calibration", [True, False])
+def test_with_few_samples_it_says_what_they_were_shared_for(timed: Timing, samples: int, own_calibration: bool) -> None:
+    few = {name: array[:samples] for name, array in digits().items()}
+    result = tune_digits_on(few, calibration=demo_calibration() if own_calibration else None)
+    splits = result.record.splits
+    assert result.outcome is Outcome.MET
+    assert splits.shared
+    assert ("calibration" in splits.shared[0]) == (not own_calibration)
+    assert splits.calibration == (256 if own_calibration else max(samples // 2, 1))
+    assert splits.shared[0] in render(result.record).replace("\n            ", " ")
+    assert splits.acceptance == (samples + 1) // 2
+
+
+def with_fixed_batch(size: int) -> onnx.ModelProto:
+    model = onnx.load(demo_model())
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = size
+    return model
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_fixed_batch_size_stays_fixed(timed: Timing, size: int) -> None:
+    """899 samples are no multiple of 7: the last call is filled up and its surplus dropped."""
+    given = with_fixed_batch(size)
+    result = fewbits.tune(
+        given, demo_data(), evaluate="accuracy", max_loss=0.005, calibration_method="minmax", threads=1, batch=3
+    )
+    assert result.outcome is Outcome.MET
+    tuned = onnx.load_from_string(result.artifact.content)
+    assert tuned.graph.input[0].type == given.graph.input[0].type
+    data = digits()["image"]
+    for start in range(0, 5 * size, size):
+        piece = {"image": data[start : start + size]}
+        expected = predict(given.SerializeToString(), piece)
+        assert (predict(result.artifact.content, piece).argmax(1) == expected.argmax(1)).mean() > 0.5
+    assert any(f"image {size}x1x8x8" in note for note in result.record.notes)
+
+
+def test_a_dynamic_batch_stays_dynamic_and_latency_is_measured_at_the_one_asked_for(timed: Timing) -> None:
+    result = tune_digits(batch=5)
+    data = digits()["image"]
+    assert [len(predict(result.artifact.content, {"image": data[:size]})) for size in (1, 3, 64)] == [1, 3, 64]
+    assert any("image 5x1x8x8" in note for note in result.record.notes)
+
+
+def test_weights_beside_the_model_are_part_of_it(timed: Timing, tmp_path: Path) -> None:
+    onnx.save_model(
+        onnx.load(demo_model()), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0
+    )
+    result = fewbits.tune(tmp_path / "m.onnx", demo_data(), calibration_method="minmax", threads=1)
+    assert result.outcome is Outcome.MET
+    assert result.record.original_bytes > 250_000
+    assert fewbits.convert(tmp_path / "m.onnx", result.plan).content == result.artifact.content
+    predict(result.artifact.content, {"image": digits()["image"][:1]})
+
+
+# --- what the caller has is left alone, and what is done is told -----------------------------------
+
+
+def test_the_given_model_is_never_changed(timed: Timing) -> None:
+    given = builders.residual()
+    before = given.SerializeToString()
+    fewbits.tune(given, builders.images(70), evaluate="cosine", max_loss="5%", calibration_method="minmax")
+    assert given.SerializeToString() == before
+
+
+def test_without_a_run_directory_nothing_is_written(
+    timed: Timing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = tune_digits()
+    assert result.path is None
+    assert list(tmp_path.iterdir()) == []
+    result.save("small.onnx")
+    assert Path("small.onnx").read_bytes() == result.artifact.content
+
+
+def test_rules_decide_and_those_without_a_match_are_reported(timed: Timing) -> None:
+    rules = [Rule.parse("block1/*=fp32"), Rule.parse("blok2/*=fp32")]
+    result = tune_digits(rules=rules)
+    why = reasons(result.record)
+    assert {"block1/dw/conv", "block1/pw/conv"} <= set(why)
+    assert "the rule block1/*=fp32" in why["block1/dw/conv"]
+    assert "block2/dw/conv" in result.plan.low
+    assert "The rule blok2/*=fp32 matches no group." in result.record.notes
+
+
+def test_operations_of_no_group_are_reported(timed: Timing) -> None:
+    result = fewbits.tune(
+        builders.transformer(), builders.tokens(70), max_loss="50%", calibration_method="minmax", threads=1
+    )
+    (note,) = (note for note in result.record.notes if note.startswith("Operations of no group"))
+    assert "2 Softmax" in note
+    assert "LayerNormalization" in note
+
+
+@dataclass
+class Told:
+    """Progress that remembers."""
+
+    stages: list[str]
+    said: list[str]
+
+    def stage(self, title: str, total: int | None = None) -> None:
+        self.stages.append(title)
+
+    def advance(self, note: str = "") -> None:
+        assert isinstance(note, str)
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_every_stage_is_told_in_order(timed: Timing) -> None:
+    told = Told([], [])
+    tune_digits(evaluate="cosine", max_loss=CLOSEST_TO_NOTHING, progress=told)
+    found = [stage for stage in told.stages if not stage.startswith("calibrate")]
+    assert found == [
+        "open model and data",
+        "evaluate the original",
+        "convert placements",
+        "profile groups",
+        "evaluate plans",
+        "rank groups",
+        "evaluate plans",
+        "evaluate for acceptance",
+    ]
+    assert any("placements over the original" in text for text in told.said)
+
+
+def test_one_run_after_the_other_decides_the_same(timed: Timing) -> None:
+    one, other = (tune_digits(evaluate="cosine", max_loss=CLOSEST_TO_NOTHING, seed=3) for _ in range(2))
+    assert one.plan == other.plan
+    assert one.artifact.content == other.artifact.content
+    assert [trial.loss for trial in one.record.trials] == [trial.loss for trial in other.record.trials]
+
+
+def test_each_model_is_converted_once(timed: Timing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Int8 everywhere is placed, profiled, tried and accepted: one plan, so one conversion beyond those compared."""
+    from fewbits.models.onnx_model import OnnxModel
+
+    converted: list[Plan] = []
+    convert = OnnxModel.converted
+
+    def counting(self: OnnxModel, plan: Plan) -> object:
+        converted.append(plan)
+        return convert(self, plan)
+
+    monkeypatch.setattr(OnnxModel, "converted", counting)
+    result = tune_digits(objective="size", evaluate="accuracy")
+    assert result.outcome is Outcome.MET
+    distinct: list[Sequence[object]] = []
+    for plan in converted:
+        one = (sorted(plan.low), dict(plan.ranges))
+        if one not in distinct:
+            distinct.append(one)
+    assert len(converted) == len(distinct)
