@@ -48,6 +48,7 @@ class TestNames:
             ("conv_0.weight.dequantize", ("conv_0.weight.decoded",), "conv_0"),
             ("conv_0.bias.dequantize", ("conv_0.bias.decoded",), "conv_0"),
             ("conv_0.to_back", (), "conv_0"),
+            ("other", ("conv_0.product",), "conv_0"),
             # A quantiser is there for who reads it: the first of several, and through carriers.
             ("x.uint8.quantize", ("x.uint8.codes",), "conv_0"),
             ("x.rows.int8r.quantize", (), "conv_0"),
@@ -82,6 +83,14 @@ class TestNames:
         # Folded, the convolution runs under the name of the factor.
         assert shares(graph, ran("mul_1:0", kernel="Conv"))["conv_0"].kernel == "Conv"
         assert shares(graph, ran("mul_3")) == {}
+
+    def test_a_name_of_the_graph_is_not_taken_for_an_added_one(self) -> None:
+        net = Sketch()
+        net.conv("x")
+        graph = net.graph("conv_0:0")
+        dotted = Node("conv_0.act", Kind.GELU, "Gelu", ("conv_0:0",), ("conv_0:0.act",))
+        tensors = {**graph.tensors, "conv_0:0.act": graph.tensors["x"]}
+        assert shares(Graph((*graph.nodes, dotted), tensors, ("x",), ()), ran("conv_0.act", "conv_0:0.act")) == {}
 
     def test_a_weight_is_not_mistaken_for_a_tensor_of_the_same_name(self) -> None:
         net = Sketch()

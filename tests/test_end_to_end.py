@@ -5,6 +5,7 @@ Latencies are made up (see timing.py) except in `real`, whose assertions hold ho
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -139,6 +140,70 @@ def test_kernels_and_precisions_are_read_back_from_the_runtime(real: Ran) -> Non
         assert row.precision == ("fp32" if row.scheme == "fp32" else "int8")
     counted = sum(real.record.kernels.values())
     assert counted == len(real.record.groups)
+
+
+# --- the other commands, as a user gives them ------------------------------------------------------
+
+
+def command(folder: Path, *words: str, without: Sequence[str] = ()) -> Ran:
+    """``fewbits WORDS`` in a process of its own, as if the packages `without` were not installed."""
+    script = f"import sys; sys.modules.update(dict.fromkeys({list(without)})); from fewbits.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=120, check=False, cwd=folder
+    )
+    return Ran(folder, done.returncode, done.stdout, done.stderr)
+
+
+def test_a_report_needs_no_runtime(real: Ran) -> None:
+    frameworks = ("onnx", "onnx_ir", "onnxruntime", "scipy", "torch")
+    shown = command(real.folder, "report", ".", without=frameworks)
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out == (real.folder / "report.txt").read_text()
+    assert command(real.folder, "inspect", "model.onnx", without=frameworks).code != 0
+
+
+def test_inspect_shows_what_each_group_may_become(tmp_path: Path) -> None:
+    shown = command(tmp_path, "inspect", str(demo_model()), "--rule", "pool=fp32", "--rule", "absent=fp32")
+    assert (shown.code, shown.err) == (0, "")
+    for said in ("Groups (6 of 7 can leave fp32", "batch x 1 x 8 x 8", "5 x  Conv", "The rule absent=fp32 matches"):
+        assert said in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 100
+
+
+def test_convert_applies_the_plan_of_a_run(timed: Timing, tmp_path: Path) -> None:
+    result = tune_digits(evaluate="accuracy", out=tmp_path / "run")
+    done = command(tmp_path, "convert", str(demo_model()), "--plan", "run/plan.json", "--out", "small.onnx")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("small.onnx: ")
+    assert (tmp_path / "small.onnx").read_bytes() == result.artifact.content
+
+
+def test_bench_compares_and_reads_back_what_ran(timed: Timing, tmp_path: Path) -> None:
+    tune_digits(objective="size").save(tmp_path / "small.onnx")
+    words = ("bench", str(demo_model()), "small.onnx", "--data", str(demo_data()), "--batch", "8", "--json", "b.json")
+    done = command(tmp_path, *words, "--threads", "1")
+    assert done.code == 0, done.err
+    assert "wrote b.json" in done.err
+    head, baseline, other, *_ = done.out.splitlines()
+    assert head.split() == ["model", "size", "latency,", "ms", "speed-up"]
+    assert baseline.startswith("digits.onnx")
+    assert baseline.endswith("baseline")
+    assert other.startswith("small.onnx")
+    assert "QLinearConv" in done.out
+    stored = json.loads((tmp_path / "b.json").read_text())
+    taken = stored["comparison"]["latencies"]["small.onnx"]["blocks"]
+    assert len(taken) >= 6
+    assert all(seconds > 0 for block in taken for seconds in block)
+    interval = stored["comparison"]["speedups"]["small.onnx"]
+    assert interval["low"] <= interval["value"] <= interval["high"]
+    assert stored["bytes"]["small.onnx"] == (tmp_path / "small.onnx").stat().st_size
+
+
+def test_doctor_says_what_this_machine_runs(tmp_path: Path) -> None:
+    shown = command(tmp_path, "doctor", "--no-measure")
+    assert shown.code == 0, shown.err
+    assert f"onnxruntime {onnxruntime.__version__}: ready" in shown.out
+    assert "QLinearConv" in shown.out
 
 
 # --- outcomes ------------------------------------------------------------------------------------
@@ -280,7 +345,7 @@ class Judge:
         return 1.0 if self._coin.random() < 0.5 else 0.5 + 0.1 * self._coin.random()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_evaluations_stay_within_the_bound_however_the_plans_fare(timed: Timing, seed: int) -> None:
     judge = Judge(seed)
     data = builders.tokens(40)
@@ -473,6 +538,13 @@ def test_a_folder_of_images_scores_as_the_arrays_do(timed: Timing, tmp_path: Pat
     assert splits.calibration + splits.search + splits.selection + splits.acceptance == 120
 
 
+def test_images_may_serve_the_calibration_alone(timed: Timing, tmp_path: Path) -> None:
+    for index, image in enumerate(digits()["image"][:20]):
+        Image.fromarray((image[0] * 255).round().astype(np.uint8)).save(tmp_path / f"{index:03}.png")
+    result = tune_digits_on(digits(), calibration=str(tmp_path), images=fewbits.flow.setup.ImageOptions(size=(8, 8)))
+    assert result.record.splits.calibration == 20
+
+
 def tune_digits_on(data: object, **options: object) -> fewbits.Result:
     return fewbits.tune(
         demo_model(),
@@ -495,7 +567,7 @@ def test_with_few_samples_it_says_what_they_were_shared_for(timed: Timing, sampl
     assert splits.shared
     assert ("calibration" in splits.shared[0]) == (not own_calibration)
     assert splits.calibration == (256 if own_calibration else max(samples // 2, 1))
-    assert splits.shared[0] in render(result.record).replace("\n            ", " ")
+    assert splits.shared[0] in " ".join(render(result.record).split())
     assert splits.acceptance == (samples + 1) // 2
 
 
@@ -564,7 +636,7 @@ def test_without_a_run_directory_nothing_is_written(
 
 
 def test_rules_decide_and_those_without_a_match_are_reported(timed: Timing) -> None:
-    rules = [Rule.parse("block1/*=fp32"), Rule.parse("blok2/*=fp32")]
+    rules = [Rule.parse("block1/*=fp32"), "blok2/*=fp32"]
     result = tune_digits(rules=rules)
     why = reasons(result.record)
     assert {"block1/dw/conv", "block1/pw/conv"} <= set(why)
@@ -617,7 +689,10 @@ def test_every_stage_is_told_in_order(timed: Timing) -> None:
 
 
 def test_one_run_after_the_other_decides_the_same(timed: Timing) -> None:
-    one, other = (tune_digits(evaluate="cosine", max_loss=CLOSEST_TO_NOTHING, seed=3) for _ in range(2))
+    """For the smallest file; for the lowest latency it also depends on what the profile shows."""
+    one, other = (
+        tune_digits(evaluate="cosine", max_loss=CLOSEST_TO_NOTHING, objective="size", seed=3) for _ in range(2)
+    )
     assert one.plan == other.plan
     assert one.artifact.content == other.artifact.content
     assert [trial.loss for trial in one.record.trials] == [trial.loss for trial in other.record.trials]

@@ -1,5 +1,7 @@
 """What is fused into one group, what is not, and which tensors share a scale."""
 
+from dataclasses import replace
+
 import pytest
 from onnx import TensorProto, helper
 
@@ -168,11 +170,24 @@ class TestBias:
         y = net.add(Kind.ADD, a, net.constant(1, 1, 6), shape=(1, 5, 6))
         assert only(net.graph(y)).output == a
 
+    def test_a_product_with_a_vector_has_none(self) -> None:
+        net = Sketch((6, 6))
+        a = net.add(Kind.MATMUL, "x", net.constant(6), shape=(6,))
+        y = net.add(Kind.ADD, a, net.constant(6), shape=(6,))
+        assert only(net.graph(y)).output == a
+
     def test_one_entry_for_one_column_is_a_bias(self) -> None:
         net = Sketch(("batch", 5, 4))
         a = net.matmul("x", columns=1, shape=("batch", 5, 1))
         y = net.add(Kind.ADD, a, net.constant(1), shape=("batch", 5, 1))
         assert only(net.graph(y)).output == y
+
+    def test_a_mask_of_infinities_is_no_bias(self) -> None:
+        net = Sketch(("batch", 5, 4))
+        a, mask = net.matmul("x"), net.constant(6)
+        net.tensors[mask] = replace(net.tensors[mask], finite=False)
+        y = net.add(Kind.ADD, a, mask, shape=("batch", 5, 6))
+        assert only(net.graph(y)).output == a
 
     def test_a_residual_is_no_bias(self) -> None:
         net = Sketch(("batch", 5, 6))

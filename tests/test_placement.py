@@ -172,12 +172,20 @@ class TestCarriers:
         b = net.add(Kind.MAX_POOL, net.conv("x"), outputs=2)
         assert b not in placed(net.graph(net.conv(b))).writes
 
-    def test_integers_are_not_carried(self) -> None:
+    @pytest.mark.parametrize("dtype", ["float16", "unknown"])
+    def test_only_float32_is_carried_as_codes(self, dtype: str) -> None:
         net = Sketch((3, 4))
-        ids = net.input("ids", (3, 4), "int64")
-        a = net.add(Kind.RESHAPE, ids, dtype="int64")
-        b = net.add(Kind.OTHER, a, "x")
-        assert placed(net.graph(net.add(Kind.GEMM, b, net.constant(4, 4)))).writes == {}
+        a = net.add(Kind.TRANSPOSE, net.add(Kind.OTHER, "x", dtype=dtype), dtype=dtype)
+        assert placed(net.graph(net.add(Kind.GEMM, a, net.constant(4, 4)))).writes == {}
+
+    def test_readers_that_want_different_codes_quantise_for_themselves(self) -> None:
+        net = Sketch((4, 4))
+        a = net.add(Kind.TRANSPOSE, "x")
+        b, c = net.add(Kind.MATMUL, a, "x"), net.add(Kind.MATMUL, "x", a)
+        found = placed(net.graph(b, c))
+        assert (found.reads["matmul_1", a], found.reads["matmul_2", a]) == (UINT8, INT8R)
+        assert found.writes == {}
+        assert ("transpose_0", "x") not in found.reads
 
     def test_transposes_and_reshapes_of_attention_carry_codes(self) -> None:
         graph = open_model(builders.transformer(layers=1)).graph

@@ -10,10 +10,9 @@ from fewbits.graph import Graph, Kind, Node
 from fewbits.grouping import CARRIERS, Group
 from fewbits.targets.protocol import Executed
 
-# How conversion names what it puts around a tensor or node (models/onnx_quantize, onnx_lower).
-_FORMAT = r"(\.u?int[0-9]+r?)?"
-_BEFORE = re.compile(rf"(?P<tensor>.+?)(\.rows)?{_FORMAT}\.((de)?quantize(\.channels)?|to_rows)")
-_OF = re.compile(rf"(?P<owner>.+?){_FORMAT}\.(codes|decoded|product|rows|to_back|(weight|bias)\.dequantize)")
+# What conversion puts before a reader of "tensor" has the name of the tensor and one of these behind a dot;
+# everything else that it adds has the name of the node or tensor that it belongs to, and something behind a dot.
+_BEFORE_READER = re.compile(r"(rows\.)?(u?int[0-9]+r?\.)?((de)?quantize(\.channels)?|to_rows)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ def attribute(graph: Graph, groups: Sequence[Group], executed: Iterable[Executed
     owner, readers = _owners(graph, groups), _readers(graph, groups)
     ran: dict[str, list[Executed]] = {}
     for node in executed:
-        name = _group_of(node, owner, readers)
+        name = _group_of(node, graph, owner, readers)
         if name:
             ran.setdefault(name, []).append(node)
     return {name: _share(name, nodes) for name, nodes in ran.items()}
@@ -84,15 +83,17 @@ def _readers(graph: Graph, groups: Sequence[Group]) -> dict[str, str]:
     return readers
 
 
-def _group_of(node: Executed, owner: Mapping[str, str], readers: Mapping[str, str]) -> str:
+def _group_of(node: Executed, graph: Graph, owner: Mapping[str, str], readers: Mapping[str, str]) -> str:
     for name in (node.name, *node.outputs):
         if name in owner:
             return owner[name]
-        own, before = _OF.fullmatch(name), _BEFORE.fullmatch(name)
-        if own is not None and own["owner"] in owner:
-            return owner[own["owner"]]
-        if before is not None:
-            found = readers.get(before["tensor"]) or owner.get(before["tensor"], "")
+        if name in graph.node or name in graph.tensors:
+            continue
+        base = name
+        while "." in base:
+            base = base.rpartition(".")[0]
+            reads = _BEFORE_READER.fullmatch(name[len(base) + 1 :])
+            found = (readers.get(base, "") if reads else "") or owner.get(base, "")
             if found:
                 return found
     return ""

@@ -9,8 +9,10 @@ from fewbits.grouping import Group
 def obstacle(graph: Graph, group: Group) -> str:
     """Why no quantisers can stand around `group`; "" if they can."""
     anchor = graph.node[group.name]
-    return _wrong_type(graph, anchor) or (
-        _product(graph, group, anchor) if group.is_product else _joint(graph, group, anchor)
+    return (
+        _wrong_type(graph, anchor)
+        or _infinite(graph, group)
+        or (_product(graph, group, anchor) if group.is_product else _joint(graph, group, anchor))
     )
 
 
@@ -21,6 +23,13 @@ def _wrong_type(graph: Graph, anchor: Node) -> str:
     if other:
         return f"it computes in {other[0]}; int8 takes the place of float32 only"
     return "" if "float32" in dtypes else "the type that it computes in is not known"
+
+
+def _infinite(graph: Graph, group: Group) -> str:
+    tensors = [graph.tensors.get(name) for name in (*group.operands, group.inner)]
+    if all(tensor is None or tensor.finite for tensor in tensors):
+        return ""
+    return "it works on infinite values, as masks have, which no range holds"
 
 
 def _product(graph: Graph, group: Group, anchor: Node) -> str:

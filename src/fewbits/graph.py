@@ -43,12 +43,14 @@ class Kind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A value in the graph. `shape` is ``None`` where even the rank is unknown; a dynamic
-    dimension is its name (or ``"?"``). `dtype` is numpy's name for the type."""
+    dimension is its name (or ``"?"``). `dtype` is numpy's name for the type. Not `finite` is what
+    comes from an infinite constant, as attention masks do: no range holds it."""
 
     name: str
     dtype: str
     shape: tuple[int | str, ...] | None
     constant: bool = False
+    finite: bool = True
 
     @property
     def elements(self) -> int:

@@ -125,7 +125,7 @@ def _vector_bias(graph: Graph, node: Node | None, tensor: str, weight: str) -> s
     if node is None or node.kind is not Kind.ADD or len(node.inputs) != 2:
         return ""
     other = node.inputs[0] if node.inputs[1] == tensor else node.inputs[1]
-    if not graph.is_constant(other):
+    if not graph.is_constant(other) or not graph.tensors[other].finite:
         return ""
     shape, columns = graph.tensors[other].shape, graph.tensors[weight].shape
     if not shape or not columns or len(columns) < 2 or any(size != 1 for size in shape[:-1]):

@@ -174,4 +174,4 @@ def coded_tensors(graph: Graph, groups: Sequence[Group], classes: Collection[Col
         if not found.isdisjoint(members):
             found.update(members)
     order = [*graph.inputs, *(name for node in graph.nodes for name in node.outputs)]
-    return tuple(name for name in order if name in found and not graph.is_constant(name))
+    return tuple(name for name in order if name in found)

@@ -58,15 +58,17 @@ def mse_range(statistic: SignedHistogram, format: IntFormat) -> Range:
 
 
 def entropy_range(statistic: MagnitudeHistogram, format: IntFormat) -> Range:
-    """The magnitude that loses least information: (0, amax), (-amax, 0), or (-amax, amax) for values of both signs.
+    """The magnitude that loses least information: (0, amax), (-amax, 0), or [-amax, amax] for values of both signs.
 
     Values of one sign have all codes of `format` for [0, amax] (256 for 8 bits), others half of them.
+    An unsigned format has a zero point, so for it the range ends where the values do: no code is spent
+    on the empty side of a lopsided tensor (GELU).
     """
     one_sided = (statistic.low >= 0 or statistic.high <= 0) and not format.restricted
     levels = 1 << (format.bits - 1 + int(one_sided))
     clip = entropy_clip(statistic.counts, statistic.width, levels)
     if not one_sided:
-        return -clip, clip
+        return (-clip, clip) if format.signed else (max(-clip, statistic.low), min(clip, statistic.high))
     return (0.0, clip) if statistic.low >= 0 else (-clip, 0.0)
 
 

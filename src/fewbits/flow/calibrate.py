@@ -11,6 +11,7 @@ from fewbits.data.batches import Arrays, Batch, Dataset
 from fewbits.data.padding import batch_size, pad
 from fewbits.evaluation import Predict
 from fewbits.flow.job import Job
+from fewbits.flow.placing import reachable
 from fewbits.flow.sessions import predictor
 from fewbits.formats.integer import IntFormat
 from fewbits.graph import Graph
@@ -37,7 +38,8 @@ def calibrate(job: Job) -> dict[str, Ranges]:
 
 
 def _run(job: Job, wanted: tuple[str, ...]) -> dict[str, dict[str, tuple[float, float]]]:
-    low = [group for group in job.groups if group.name in job.space.low]
+    names = reachable(job)
+    low = [group for group in job.groups if group.name in names]
     classes = tied(job.graph, job.groups)
     tensors = coded_tensors(job.graph, low, classes)
     codes = _codes(job, low)

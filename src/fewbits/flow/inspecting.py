@@ -24,7 +24,7 @@ class Inspection:
     space: Space
 
 
-def inspect(model: ModelSource, target: str = "auto", threads: int = 0, rules: Sequence[Rule] = ()) -> Inspection:
+def inspect(model: ModelSource, target: str = "auto", threads: int = 0, rules: Sequence[Rule | str] = ()) -> Inspection:
     """The groups of `model` and their menu on `target` under `rules`.
 
     Raises:
@@ -33,7 +33,8 @@ def inspect(model: ModelSource, target: str = "auto", threads: int = 0, rules: S
     graph = open_model(model).graph
     runtime = open_target(target, threads)
     groups = group(graph)
-    return Inspection(graph, groups, candidates(groups, rules, lambda one: runtime.menu(graph, one)))
+    read = [Rule.parse(rule) if isinstance(rule, str) else rule for rule in rules]
+    return Inspection(graph, groups, candidates(groups, read, lambda one: runtime.menu(graph, one)))
 
 
 def convert(model: ModelSource, plan: Plan | str | Path) -> Artifact:

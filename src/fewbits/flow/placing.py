@@ -58,6 +58,12 @@ def variants(job: Job) -> Mapping[str, tuple[str, ...]]:
     return found
 
 
+def reachable(job: Job) -> frozenset[str]:
+    """The groups that are low in some variant: only they need ranges."""
+    plans = (job.plan(dict.fromkeys(low, _WHY), {}, "") for low in variants(job).values())
+    return frozenset[str]().union(*(plan.low for plan in plans))
+
+
 def _run(job: Job, plan: Callable[[Mapping[str, str]], Plan]) -> Placed:
     job.progress.stage("convert placements")
     plans = {name: plan(dict.fromkeys(low, _WHY)) for name, low in variants(job).items()}

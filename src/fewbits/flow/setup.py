@@ -102,11 +102,11 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
     target = open_target(request.target, request.threads)
     model = open_model(source)
     refuse_quantised(model.graph)
-    data = open_data(request.data, model.inputs, images=request.images)
+    for_calibration_only = _is_folder(request.calibration) and not _is_folder(request.data)
+    data = open_data(request.data, model.inputs, images=None if for_calibration_only else request.images)
     calibration = None
     if request.calibration is not None:
-        is_folder = isinstance(request.calibration, (str, Path)) and Path(request.calibration).is_dir()
-        images = request.images if is_folder else None
+        images = request.images if _is_folder(request.calibration) else None
         calibration = open_data(request.calibration, model.inputs, images=images)
     original = predictor(target.open(model.original()), model.inputs)
     evaluator = open_evaluator(request.evaluate, model.inputs, direction=_direction(request), original=original)
@@ -131,6 +131,10 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         settings=_settings(request, model, target, evaluator, data, calibration),
         files=files if model.source is None else (*files, model.source),
     )
+
+
+def _is_folder(source: DataSource | None) -> bool:
+    return isinstance(source, (str, Path)) and Path(source).is_dir()
 
 
 def _direction(request: Request) -> Direction | None:

@@ -14,8 +14,8 @@ from fewbits.record import GroupRow, RunRecord
 _NONE = Share("", "", -1.0)
 
 
-def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float) -> RunRecord:
-    """The record of a run that ended with `decision` after `seconds`."""
+def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float, *, resumed: bool) -> RunRecord:
+    """The record of a run that ended with `decision` after `seconds`, those of its last part if it was resumed."""
     most = 6 + (ceil(log2(decision.low_groups)) if decision.low_groups > 1 else 0)
     return RunRecord(
         outcome=decision.outcome,
@@ -38,7 +38,12 @@ def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float) -> RunR
         groups=tuple(_row(job, decision, name) for name in (group.name for group in job.groups)),
         trials=decision.trials,
         kernels=_kernels(decision),
-        notes=(*_notes(job), *(() if decision.comparison is None else (_shapes(job),)), *decision.notes),
+        notes=(
+            *_notes(job),
+            *(() if decision.comparison is None else (_shapes(job),)),
+            *decision.notes,
+            *(("The run was resumed: the time is that of its last part.",) if resumed else ()),
+        ),
         settings=opened.settings,
     )
 

@@ -47,7 +47,7 @@ def tune(
     threads: int = 0,
     batch: int = 1,
     calibration_method: str = "auto",
-    rules: Sequence[Rule] = (),
+    rules: Sequence[Rule | str] = (),
     images: ImageOptions | None = None,
     out: str | Path | None = None,
     force: bool = False,
@@ -69,7 +69,7 @@ def tune(
         threads: threads of the runtime, 0 for every core.
         batch: samples per call when latency is measured.
         calibration_method: ``auto``, ``minmax``, ``percentile``, ``mse`` or ``entropy``.
-        rules: fixed schemes for groups by name; the first match wins.
+        rules: fixed schemes for groups by name, such as ``"conv_1*=fp32"``; the first match wins.
         images: how images of a folder become input.
         out: the run directory; without it nothing is written.
         force: start anew in a directory that holds a run.
@@ -93,7 +93,7 @@ def tune(
         threads,
         batch,
         calibration_method,
-        tuple(rules),
+        tuple(Rule.parse(rule) if isinstance(rule, str) else rule for rule in rules),
         images,
         seed,
     )
@@ -102,7 +102,7 @@ def tune(
         with _run(out, opened, force=force, resume=resume) as run:
             job = opened.job(run.journal, scratch, progress)
             decision = decide(job)
-            record = sum_up(job, opened, decision, perf_counter() - started)
+            record = sum_up(job, opened, decision, perf_counter() - started, resumed=run.resumed)
             result = Result(decision.artifact, decision.plan, record, run.path, decision.best, decision.best_plan)
             run.write(RunFile.PLAN, decision.plan.to_json())
             run.write(RunFile.MODEL, decision.artifact.content)

@@ -31,7 +31,7 @@ def open_model(source: ModelSource) -> Model:
     if isinstance(source, bytes):
         return OnnxModel.from_bytes(source)
     if is_proto(source):
-        return OnnxModel.from_bytes(source.SerializeToString())
+        return OnnxModel.from_proto(source)
     raise ModelError(f"cannot open a model from {type(source).__name__}; give a path, bytes or an onnx.ModelProto")
 
 

@@ -32,14 +32,14 @@ def clips_to(node: ir.Node) -> Range | None:
 
 
 def absorbed(node: ir.Node, affine: Affine) -> bool:
-    """Whether quantising with `affine` gives the same codes with `node` in front of it and without."""
+    """Whether quantising with `affine` gives the same codes, to one step, with `node` in front of it and without."""
     ends = clips_to(node)
     if ends is None:
         return False
     scale, zero = float(affine.scale), int(affine.zero_point)
     low, high = scale * (affine.format.qmin - zero), scale * (affine.format.qmax - zero)
-    # Within half a step of its end, a value rounds to the last code either way.
-    return ends[0] <= low + scale / 2 and high - scale / 2 <= ends[1]
+    # The zero point is rounded, so the last codes may stand half a step beyond the range.
+    return ends[0] <= low + scale and high - scale <= ends[1]
 
 
 def absorbed_ranges(graph: ir.Graph, placement: Placement, ranges: Mapping[str, Range]) -> dict[str, Range]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from fewbits.graph import AttributeValue, Graph, Node, Tensor
+from fewbits.models.onnx_finite import infinite
 from fewbits.models.onnx_kinds import kind
 
 
@@ -15,12 +16,13 @@ def graph_of(model: ir.Model) -> Graph:
     nodes: list[Node] = []
     tensors: dict[str, Tensor] = {}
     pinned: set[str] = set()
+    endless = infinite(model)
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        tensors[name_of(value)] = tensor_of(value)
+        tensors[name_of(value)] = tensor_of(value, finite=value not in endless)
     for node in model.graph:
         for operand in (*node.inputs, *node.outputs):
             if operand is not None and operand.name:
-                tensors.setdefault(operand.name, tensor_of(operand))
+                tensors.setdefault(operand.name, tensor_of(operand, finite=operand not in endless))
         pinned |= set(captured(node))
         inputs = tuple("" if value is None else name_of(value) for value in node.inputs)
         outputs = tuple(value.name or "" for value in node.outputs)
@@ -41,12 +43,12 @@ def name_of(value: ir.Value) -> str:
     return str(value.name)
 
 
-def tensor_of(value: ir.Value) -> Tensor:
+def tensor_of(value: ir.Value, *, finite: bool = True) -> Tensor:
     """`value` without its contents."""
     shape = value.shape
     dims = None if shape is None else tuple(d if isinstance(d, int) else (d.value or "?") for d in shape)
     dtype = "unknown" if value.dtype is None else dtype_name(value.dtype)
-    return Tensor(name_of(value), dtype, dims, constant=value.const_value is not None)
+    return Tensor(name_of(value), dtype, dims, value.const_value is not None, finite)
 
 
 def dtype_name(dtype: ir.DataType) -> str:

@@ -10,9 +10,10 @@ import onnx_ir as ir
 from fewbits.models.onnx_names import Names, array_of, insert_after
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm"})
-# What ONNX Runtime's GemmActivationFusion takes in.
+# What ONNX Runtime fuses with a Gemm before it (GemmActivationFusion), or takes for a part of its quantiser.
 _FUSED = frozenset(
-    {"Elu", "HardSigmoid", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh", "ThresholdedRelu"}
+    {"Clip", "Elu", "HardSigmoid", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Tanh"}
+    | {"ThresholdedRelu"}
 )
 
 

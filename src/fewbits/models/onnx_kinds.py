@@ -32,19 +32,28 @@ KINDS = {
     "Unsqueeze": Kind.RESHAPE,
     "Transpose": Kind.TRANSPOSE,
     "Slice": Kind.SLICE,
-    "QuantizeLinear": Kind.QUANTIZE,
-    "DequantizeLinear": Kind.QUANTIZE,
-    "QLinearConv": Kind.QUANTIZE,
-    "QLinearMatMul": Kind.QUANTIZE,
-    "ConvInteger": Kind.QUANTIZE,
-    "MatMulInteger": Kind.QUANTIZE,
-    "DynamicQuantizeLinear": Kind.QUANTIZE,
-    "MatMulNBits": Kind.QUANTIZE,
-    "DynamicQuantizeMatMul": Kind.QUANTIZE,
-    "QGemm": Kind.QUANTIZE,
 }
+
+
+# What the operators that compute on codes, or make or read them, are called in both domains.
+_QUANTIZE = (
+    "Quantize",
+    "Dequantize",
+    "DynamicQuantize",
+    "QLinear",
+    "QOrdered",
+    "QAttention",
+    "QEmbed",
+    "QGemm",
+    "QMoE",
+)
+_QUANTIZE_PRODUCTS = ("ConvInteger", "MatMulInteger", "MatMulNBits", "MatMulBnb4", "MatMulFpQ4", "GatherBlockQuantized")
 
 
 def kind(domain: str, op_type: str) -> Kind:
     """The kind of an operator; other domains than ONNX's and ONNX Runtime's are OTHER."""
-    return KINDS.get(op_type, Kind.OTHER) if domain in ("", "ai.onnx", "com.microsoft") else Kind.OTHER
+    if domain not in ("", "ai.onnx", "com.microsoft"):
+        return Kind.OTHER
+    if op_type.startswith((*_QUANTIZE, *_QUANTIZE_PRODUCTS)):
+        return Kind.QUANTIZE
+    return KINDS.get(op_type, Kind.OTHER)

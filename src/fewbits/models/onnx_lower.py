@@ -59,12 +59,7 @@ class MatMulToGemm(ir.passes.InPlacePass):
         chain = _chain(matmul, group)
         inputs = [source if is_matrix else self._rows(model, names, source, depth, rows), weight]
         if group.bias:
-            bias = _bias(chain[1])
-            if np.isfinite(bias).all():
-                inputs.append(names.constant(f"{matmul.name}.bias", bias))
-            else:
-                # No integer holds an infinite bias: it stays behind the product, and so does what follows it.
-                chain = chain[:1]
+            inputs.append(names.constant(f"{matmul.name}.bias", _bias(chain[1])))
         last = chain[-1]
         tail = [names.node("Gemm", inputs, f"{matmul.name}.product", f"{matmul.name}.gemm")]
         for node in chain[1:]:

@@ -21,7 +21,7 @@ from fewbits.models.onnx_graph import graph_of, tensor_of
 from fewbits.models.onnx_names import array_of
 from fewbits.models.onnx_normalise import normalised
 from fewbits.models.onnx_observe import observe
-from fewbits.models.onnx_read import check, read_bytes, read_file
+from fewbits.models.onnx_read import check, check_size, read_bytes, read_file
 from fewbits.models.protocol import Artifact
 from fewbits.plan import Plan
 
@@ -55,8 +55,14 @@ class OnnxModel:
         return cls._of(content, read_bytes(content, name), name, None)
 
     @classmethod
+    def from_proto(cls, proto: onnx.ModelProto) -> OnnxModel:
+        """Copy a model that is in memory already. Raises ModelError."""
+        check_size(proto, "the given model")
+        return cls.from_bytes(proto.SerializeToString())
+
+    @classmethod
     def _of(cls, content: bytes, proto: onnx.ModelProto, name: str, source: Path | None) -> OnnxModel:
-        check(proto, name)
+        check(content, name)
         outputs = tuple(proto.graph.output)
         model = normalised(proto, name)
         check_weights(model, name)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from fewbits.data.batches import Arrays, Batch
+from fewbits.data.batches import Array, Arrays, Batch
 from fewbits.errors import DataError, ModelError
 from fewbits.graph import Graph
 
@@ -36,15 +36,21 @@ def _run(
 ) -> Iterator[Arrays]:
     session = _session(model, graph, wanted)
     for batch in batches:
-        try:
-            values = session.run(wanted, dict(batch.inputs)) if wanted else []
-        except _REFUSED as error:
-            shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in batch.inputs.items())
-            raise DataError(f"the model does not run on {shapes}: {error}") from error
-        inputs = {name: batch.inputs[name] for name in tensors if name in graph.inputs}
-        yield {**inputs, **dict(zip(wanted, values, strict=True))}
-        # While the next batch is made, these need not be held.
-        del values
+        found = {name: batch.inputs[name] for name in tensors if name in graph.inputs} | _values(session, batch, wanted)
+        # While the next batch is made, this one and its values need not be held.
+        del batch
+        yield found
+        del found
+
+
+def _values(session: onnxruntime.InferenceSession, batch: Batch, wanted: Sequence[str]) -> dict[str, Array]:
+    if not wanted:
+        return {}
+    try:
+        return dict(zip(wanted, session.run(wanted, dict(batch.inputs)), strict=True))
+    except _REFUSED as error:
+        shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in batch.inputs.items())
+        raise DataError(f"the model does not run on {shapes}: {error}") from error
 
 
 def _session(model: ir.Model, graph: Graph, wanted: Sequence[str]) -> onnxruntime.InferenceSession:

@@ -36,7 +36,7 @@ def read_file(path: Path) -> tuple[bytes, onnx.ModelProto]:
         load_external_data_for_model(proto, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelError(f"cannot read the external data of {path}: {error}") from error
-    _check_size(proto, str(path))
+    check_size(proto, str(path))
     return proto.SerializeToString(), proto
 
 
@@ -58,24 +58,23 @@ def parse(content: bytes, name: str) -> onnx.ModelProto:
         proto = onnx.load_model_from_string(content)
     except DecodeError as error:
         raise ModelError(
-            f"{name} is not an ONNX model, or was cut short ({len(content)} bytes); export or download it again"
+            f"{name} is not an ONNX model, or is truncated ({len(content)} bytes); export or download it again"
         ) from error
     if not proto.graph.node or not proto.graph.output or not proto.opset_import:
         raise ModelError(
-            f"{name} is not an ONNX model, or was cut short: it holds no whole graph ({len(content)} bytes); "
+            f"{name} is not an ONNX model, or is truncated: it holds no whole graph ({len(content)} bytes); "
             "export or download it again"
         )
     return proto
 
 
-def check(proto: onnx.ModelProto, name: str) -> None:
-    """Raise ModelError unless `proto` is valid ONNX."""
-    _check_size(proto, name)
+def check(content: bytes, name: str) -> None:
+    """Raise ModelError unless the model in `content` is valid ONNX."""
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(content)
     except onnx.checker.ValidationError as error:
         raise ModelError(
-            f"{name} is not a valid ONNX model, or was cut short: {str(error).splitlines()[0]} Export it again"
+            f"{name} is not a valid ONNX model, or is truncated: {str(error).splitlines()[0]} Export it again"
         ) from error
 
 
@@ -116,12 +115,13 @@ def _check_external(tensor: onnx.TensorProto, path: Path) -> None:
     end = (info.offset or 0) + (info.length or 0)
     if file.stat().st_size < end:
         raise ModelError(
-            f"{file} was cut short: the weight {tensor.name} ends at byte {end}, the file at byte "
+            f"{file} is truncated: the weight {tensor.name} ends at byte {end}, the file at byte "
             f"{file.stat().st_size}; copy or export it again"
         )
 
 
-def _check_size(proto: onnx.ModelProto, name: str) -> None:
+def check_size(proto: onnx.ModelProto, name: str) -> None:
+    """Raise ModelError if `proto` is larger than what can be written in one piece."""
     if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
         raise ModelError(
             f"{name} has {proto.ByteSize() / 2**30:.1f} GiB of weights and graph; models of up to 2 GiB can be tuned"

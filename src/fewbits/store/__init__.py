@@ -7,7 +7,8 @@ A run is a directory:
 ``trials.jsonl``   the journal: one line per finished step, flushed as it ends
 ``plan.json``      the plan that won
 ``model.onnx``     the model to serve
-``best.onnx``      the closest model, where the budget could not be reached
+``best.onnx``      the closest model, where the budget could not be reached,
+                   with its plan in ``best_plan.json``
 ``report.txt``     the report for people
 ``run.json``       the record that the report is made from; written last
 =================  ============================================================

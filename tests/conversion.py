@@ -1,0 +1,97 @@
+"""What tests of conversion share: a plan by simple means, the runtime, and what it really ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+import onnx
+
+from builders import Array
+from fewbits.attribution import attribute
+from fewbits.calibration.collect import tie
+from fewbits.data.batches import Batch
+from fewbits.formats.scheme import Scheme
+from fewbits.grouping import group, tied
+from fewbits.models import open_model
+from fewbits.models.protocol import Artifact, Model
+from fewbits.placement import between_codes, coded_tensors, settle
+from fewbits.plan import Choice, Plan
+from fewbits.targets.onnxruntime import OnnxRuntime
+
+TARGET = OnnxRuntime(1)
+
+
+def offered(model: Model) -> dict[str, Scheme]:
+    """Group name → its low scheme, for the groups that have one."""
+    menus = {one.name: TARGET.menu(model.graph, one).schemes for one in group(model.graph)}
+    return {name: schemes[1] for name, schemes in menus.items() if len(schemes) > 1}
+
+
+def refusal(proto: onnx.ModelProto, name: str) -> str:
+    """Why the target refuses the group `name`; "" if it does not."""
+    model = open_model(proto)
+    (one,) = (one for one in group(model.graph) if one.name == name)
+    refusals = TARGET.menu(model.graph, one).refusals
+    return refusals[0].reason if refusals else ""
+
+
+def observed_ranges(model: Model, inputs: Mapping[str, Array]) -> dict[str, tuple[float, float]]:
+    """The extremes of every tensor that can carry codes, equal where tensors share a scale."""
+    groups = group(model.graph)
+    classes = tied(model.graph, groups)
+    names = coded_tensors(model.graph, [one for one in groups if one.name in offered(model)], classes)
+    (values,) = model.observe([Batch(dict(inputs))], names)
+    return tie({name: (float(values[name].min()), float(values[name].max())) for name in names}, classes)
+
+
+def planned(model: Model, inputs: Mapping[str, Array], low: Collection[str] | None = None) -> Plan:
+    """`low` (by default all that can be) in their low scheme, with what a tuning run adds and leaves out."""
+    schemes, groups = offered(model), group(model.graph)
+    kept = settle(model.graph, groups, schemes.keys() if low is None else set(low) & set(schemes))
+    kept |= between_codes(model.graph, groups, kept) & set(schemes)
+    choices = {name: Choice(str(schemes[name]), "test") for name in sorted(kept)}
+    return Plan(model.sha256, choices, observed_ranges(model, inputs))
+
+
+def converted(
+    proto: onnx.ModelProto, inputs: Mapping[str, Array], low: Collection[str] | None = None
+) -> tuple[Model, Plan, Artifact]:
+    """`proto` opened, the plan for `low`, and the model under it."""
+    model = open_model(proto)
+    plan = planned(model, inputs, low)
+    return model, plan, model.converted(plan)
+
+
+def run(artifact: Artifact | onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Outputs by name."""
+    content = artifact if isinstance(artifact, Artifact) else Artifact(artifact.SerializeToString())
+    with TARGET.open(content) as session:
+        return dict(session(inputs))
+
+
+def precisions(model: Model, artifact: Artifact, inputs: Mapping[str, Array]) -> dict[str, str]:
+    """Group name → the precision in which its anchor ran."""
+    executed = TARGET.executed(artifact, inputs, 3)
+    return {name: share.precision for name, share in attribute(model.graph, group(model.graph), executed).items()}
+
+
+def kernels(artifact: Artifact, inputs: Mapping[str, Array]) -> list[str]:
+    """What ran, in order, without domains."""
+    return [one.kernel.rpartition(".")[2] for one in TARGET.executed(artifact, inputs, 1)]
+
+
+def error(got: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:
+    """The largest relative root-mean-square error over the outputs."""
+    return max(
+        float(np.sqrt(np.mean((got[name] - wanted[name]) ** 2) / max(float(np.mean(wanted[name] ** 2)), 1e-12)))
+        for name in wanted
+    )
+
+
+def rewritten(proto: onnx.ModelProto, change: Callable[[onnx.ModelProto], None]) -> onnx.ModelProto:
+    """A copy of `proto` that `change` was applied to."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    change(copy)
+    return copy

@@ -1,0 +1,125 @@
+"""Every reason why a group cannot be quantised, as structure gives it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from fewbits.eligibility import obstacle
+from fewbits.graph import AttributeValue, Graph, Kind
+from fewbits.grouping import group
+from graphs import Sketch
+
+
+def reason(graph: Graph, position: int = -1) -> str:
+    return obstacle(graph, group(graph)[position])
+
+
+def product(kind: Kind, weight: tuple[int, ...], *more: str, **attributes: AttributeValue) -> Sketch:
+    sketch = Sketch()
+    x = sketch.add(kind, "x", sketch.constant(*weight), *more, attributes=attributes)
+    sketch.add(Kind.OTHER, x)
+    return sketch
+
+
+@pytest.mark.parametrize(
+    "sketch",
+    [
+        product(Kind.CONV, (8, 8, 3, 3)),
+        product(Kind.GEMM, (4, 6)),
+        product(Kind.GEMM, (4, 6), alpha=1.0, beta=1.0, transA=0),
+        product(Kind.MATMUL, (4, 6)),
+    ],
+)
+def test_nothing_in_the_way(sketch: Sketch) -> None:
+    assert reason(sketch.graph(sketch.nodes[-1].outputs[0])) == ""
+
+
+def test_other_types() -> None:
+    sketch = Sketch()
+    half = sketch.input("half", dtype="float16")
+    sketch.add(Kind.MATMUL, half, sketch.constant(4, 6, dtype="float16"), dtype="float16")
+    assert "float16" in reason(sketch.graph())
+    blind = Sketch()
+    first, second = (blind.input(name, dtype="unknown") for name in ("a", "b"))
+    blind.add(Kind.MATMUL, first, second, dtype="unknown")
+    assert "not known" in reason(blind.graph())
+
+
+def test_infinite_values() -> None:
+    sketch = Sketch()
+    mask = sketch.input("mask")
+    joined = sketch.add(Kind.ADD, "x", mask)
+    sketch.add(Kind.OTHER, joined)
+    graph = sketch.graph()
+    assert reason(graph) == ""
+    graph = replace(graph, tensors={**graph.tensors, "mask": replace(graph.tensors["mask"], finite=False)})
+    assert "infinite" in reason(graph)
+
+
+def test_constants_in_the_wrong_place() -> None:
+    sketch = Sketch()
+    sketch.add(Kind.MATMUL, sketch.constant(4, 4), "x")
+    sketch.add(Kind.MATMUL, sketch.constant(4, 4), sketch.constant(4, 4))
+    graph = sketch.graph()
+    assert "constant is the first operand" in reason(graph, 0)
+    assert "no activation" in reason(graph, 1)
+
+
+@pytest.mark.parametrize("kind", [Kind.CONV, Kind.GEMM])
+def test_computed_weights_and_biases(kind: Kind) -> None:
+    sketch = Sketch()
+    sketch.add(kind, "x", sketch.input("weight"))
+    sketch.add(kind, "x", sketch.constant(8, 8, 3, 3), sketch.input("bias"))
+    graph = sketch.graph()
+    assert "weight is computed" in reason(graph, 0)
+    assert "bias is computed" in reason(graph, 1)
+
+
+def test_outputs_of_the_model_keep_fp32() -> None:
+    sketch = Sketch()
+    conv = sketch.conv("x")
+    joined = sketch.add(Kind.ADD, "x", conv)
+    assert "cannot write floats" in reason(sketch.graph(conv), 0)
+    assert "its output is the model's" in reason(sketch.graph(joined))
+    gemm = product(Kind.GEMM, (4, 6))
+    assert reason(gemm.graph(gemm.nodes[0].outputs[0])) == ""
+
+
+def test_what_a_subgraph_reads() -> None:
+    sketch = Sketch()
+    conv = sketch.conv("x")
+    joined = sketch.add(Kind.ADD, conv, "x")
+    assert "subgraph" in reason(sketch.graph(pinned=[conv]), 0)
+    assert "subgraph" in reason(sketch.graph(pinned=[joined]), 1)
+
+
+def test_gemms() -> None:
+    assert "transposed" in reason(product(Kind.GEMM, (4, 6), transA=1).graph())
+    for name in ("alpha", "beta"):
+        assert "scales its operands" in reason(product(Kind.GEMM, (4, 6), **{name: 0.5}).graph())
+    for shape, fits in (((6,), True), ((1, 6), True), ((), True), ((3, 6), False), ((3, 1), False)):
+        sketch = Sketch()
+        sketch.add(Kind.GEMM, "x", sketch.constant(4, 6), sketch.constant(*shape))
+        assert ("matrix" in reason(sketch.graph())) is not fits
+
+
+def test_products_of_unusual_rank() -> None:
+    assert "not a matrix" in reason(product(Kind.MATMUL, (2, 4, 6)).graph())
+    assert "not a matrix" in reason(product(Kind.MATMUL, (4,)).graph())
+    for shape in ((4,), None):
+        sketch = Sketch()
+        sketch.tensors["v"] = replace(sketch.tensors["x"], name="v", shape=shape)
+        sketch.inputs.append("v")
+        sketch.add(Kind.MATMUL, "v", sketch.constant(4, 6))
+        assert "rank of its input" in reason(sketch.graph())
+
+
+def test_joints() -> None:
+    sketch = Sketch()
+    pooled = sketch.add(Kind.AVERAGE_POOL, "x", attributes={"dilations": (2, 2)})
+    plain = sketch.add(Kind.AVERAGE_POOL, pooled, attributes={"dilations": (1, 1)})
+    sketch.add(Kind.OTHER, plain)
+    assert "dilation" in reason(sketch.graph(), 0)
+    assert reason(sketch.graph(), 1) == ""
