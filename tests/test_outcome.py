@@ -13,7 +13,6 @@ def test_exit_codes_are_the_documented_ones() -> None:
         "met": 0,
         "budget_unreachable": 3,
         "kept_original": 4,
-        "interrupted": 130,
     }
 
 

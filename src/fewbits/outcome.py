@@ -11,7 +11,6 @@ class Outcome(StrEnum):
     MET = "met"
     KEPT_ORIGINAL = "kept_original"
     BUDGET_UNREACHABLE = "budget_unreachable"
-    INTERRUPTED = "interrupted"
 
     @property
     def advice(self) -> str:
@@ -20,7 +19,7 @@ class Outcome(StrEnum):
 
     @property
     def exit_code(self) -> int:
-        """0 met, 3 budget unreachable, 4 kept original, 130 interrupted."""
+        """0 met, 3 budget unreachable, 4 kept original."""
         return _EXIT_CODES[self]
 
 
@@ -34,11 +33,9 @@ _ADVICE = {
         "No plan that gains anything stays within the accuracy budget. The original is returned as model.onnx and "
         "the closest plan is saved as best.onnx; allow a larger --max-loss or give more calibration data."
     ),
-    Outcome.INTERRUPTED: "Stopped before the end. What was measured is kept; go on with --resume.",
 }
 _EXIT_CODES = {
     Outcome.MET: 0,
     Outcome.KEPT_ORIGINAL: 4,
     Outcome.BUDGET_UNREACHABLE: 3,
-    Outcome.INTERRUPTED: 130,
 }

@@ -70,6 +70,14 @@ class Space:
     unused_rules: tuple[str, ...] = ()
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """A sentence for every rule that decides nothing."""
+        return tuple(
+            f"The rule {rule} decides nothing: it matches no group, or an earlier rule comes first."
+            for rule in self.unused_rules
+        )
+
+    @property
     def low(self) -> Mapping[str, Scheme]:
         """The first scheme other than fp32 of each group that has one."""
         return {

@@ -72,7 +72,7 @@ def describe(name: str, inspection: Inspection) -> str:
         "",
         *(line for reason, number in reasons.items() for line in paragraph(f"[{number}] {reason}", hang="    ")),
     ]
-    lines += [f"The rule {rule} matches no group." for rule in space.unused_rules]
+    lines += space.remarks
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -113,8 +113,8 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
     splits = split(data, calibration=calibration, scored=evaluator.uses_split, seed=request.seed)
     groups = group(model.graph)
     space = candidates(groups, request.rules, lambda one: target.menu(model.graph, one))
-    for rule in space.unused_rules:
-        progress.say(f"the rule {rule} matches no group")
+    for remark in space.remarks:
+        progress.say(remark)
     paths = [request.data, request.calibration]
     files = tuple(Path(path) for path in paths if isinstance(path, (str, Path)) and Path(path).exists())
     return Opened(

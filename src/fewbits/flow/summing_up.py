@@ -71,8 +71,7 @@ def _kernels(decision: Decision) -> dict[str, int]:
 
 
 def _notes(job: Job) -> tuple[str, ...]:
-    rules = tuple(f"The rule {rule} matches no group." for rule in job.space.unused_rules)
-    return (*rules, *_left_alone(job))
+    return (*job.space.remarks, *_left_alone(job))
 
 
 def _left_alone(job: Job) -> tuple[str, ...]:
