@@ -387,7 +387,7 @@ def _subgraphs() -> onnx.ModelProto:
     net.nodes[-1].attribute.append(helper.make_attribute("body", body))
     positive = net.add("Greater", net.add("ReduceSum", looped, keepdims=0), net.number(0.0))
     chosen = net.add("If", positive)
-    for branch, op in (("then_branch", "Relu"), ("else_branch", "Neg")):
+    for branch, op in (("then_branch", "Identity"), ("else_branch", "Neg")):
         graph = helper.make_graph(
             [helper.make_node(op, [looped], ["picked"])], branch, [], [helper.make_tensor_value_info("picked", F, None)]
         )

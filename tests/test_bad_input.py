@@ -211,7 +211,7 @@ def test_data_that_is_no_data(capsys: Capture) -> None:
     Path("images").mkdir()
     for data, said in {
         "absent.npz": "there is no file absent.npz",
-        "not.npz": "not a readable .npz",
+        "not.npz": "is not an .npz file; write one with",
         "cut.npz": "cut off",
         "nowhere": "there is no file or folder nowhere",
         "gen.py:absent": "gen.py has no function 'absent'; it has fails, nothing, number",

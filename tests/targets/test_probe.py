@@ -129,7 +129,7 @@ def test_this_machine_has_versions_of_what_is_installed() -> None:
 def test_probe_models_run_in_the_precision_that_they_ask_for(operation, scheme, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     kernels = executed_kernels(probe_model(operation, scheme, repeats=2).SerializeToString(), tmp_path)
     assert len(kernels) == 2
-    assert precision_of(kernels) == ("float32" if scheme == FP32 else "int8")
+    assert precision_of(kernels) == ("fp32" if scheme == FP32 else "int8")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)

@@ -11,6 +11,10 @@ import numpy as np
 from fewbits.data.batches import Array
 from fewbits.errors import DataError
 
+_MAGIC = (b"PK", b"\x93N")
+"""How a zip archive, and numpy's own format inside one, begin."""
+_HOW = "numpy.savez(path, input_name=array, labels=array)"
+
 
 def load_npz(path: Path) -> dict[str, Array]:
     """All arrays of the file, each loaded once. Pickled objects are refused.
@@ -23,6 +27,9 @@ def load_npz(path: Path) -> dict[str, Array]:
     try:
         # Opened here, because numpy leaves a file that it cannot read open.
         with path.open("rb") as file:
+            if file.read(len(_MAGIC[0])) not in _MAGIC:
+                raise DataError(f"{path} is not an .npz file; write one with {_HOW}")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise DataError(f"{path} holds a single array; expected an .npz with one array per model input")
@@ -30,8 +37,7 @@ def load_npz(path: Path) -> dict[str, Array]:
                 return {name: _read(archive, name, path) for name in archive.files}
     except (zipfile.BadZipFile, EOFError, ValueError) as error:
         raise DataError(
-            f"{path} is not a readable .npz file ({error}); it may be cut off. "
-            "Write it with numpy.savez(path, input_name=array, labels=array)"
+            f"{path} is not a readable .npz file ({error}); it may be cut off. Write it with {_HOW}"
         ) from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -9,6 +9,7 @@ from onnx_ir.passes import common
 
 from fewbits.errors import ModelError
 from fewbits.models.onnx_constants import MarkConstants
+from fewbits.models.onnx_graph import subgraphs
 
 OPSET = 13
 """The first with a DequantizeLinear per channel."""
@@ -32,7 +33,7 @@ def normalised(proto: onnx.ModelProto, name: str) -> ir.Model:
     passes = [
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.RemoveInitializersFromInputsPass(),
-        *([] if _gives_twice(model) else [common.IdentityEliminationPass()]),
+        *([] if _needs_identities(model) else [common.IdentityEliminationPass()]),
         common.RemoveUnusedNodesPass(),
         InferShapes(),
         MarkConstants(),
@@ -53,15 +54,17 @@ def _upgraded(model: ir.Model, name: str) -> onnx.ModelProto:
         raise ModelError(f"{name} has opset {opset} and cannot be brought to {OPSET} ({reason}); {advice}") from error
 
 
-def _gives_twice(model: ir.Model) -> bool:
-    """Whether an Identity copies one graph output to another: eliminating it would drop the first."""
-    return any(
+def _needs_identities(model: ir.Model) -> bool:
+    """Whether eliminating Identity nodes would lose a value: one copies a graph output to another, or there are
+    subgraphs, whose outputs may be such copies of what is outside."""
+    copies_output = any(
         node.op_type == "Identity"
         and node.outputs[0].is_graph_output()
         and node.inputs[0] is not None
         and node.inputs[0].is_graph_output()
         for node in model.graph
     )
+    return copies_output or any(subgraphs(attribute) for node in model.graph for attribute in node.attributes.values())
 
 
 class InferShapes(ir.passes.InPlacePass):

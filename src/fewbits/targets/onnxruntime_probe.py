@@ -164,8 +164,8 @@ def executed_kernels(content: bytes, folder: Path) -> tuple[str, ...]:
 
 
 def precision_of(kernels: Iterable[str]) -> str:
-    """``int8``, ``float32``, ``mixed``, or ``unknown`` where no known compute operator ran."""
-    kinds = {"int8" if kernel in INTEGER_KERNELS else "float32" for kernel in kernels}
+    """``int8``, ``fp32``, ``mixed``, or ``unknown`` where no known compute operator ran."""
+    kinds = {"int8" if kernel in INTEGER_KERNELS else "fp32" for kernel in kernels}
     return kinds.pop() if len(kinds) == 1 else ("mixed" if kinds else "unknown")
 
 

@@ -11,7 +11,7 @@ class ProbeModel:
 
     `file` lies in the probe's folder and has one float32 input ``x`` of `shape`. `kernels` are the compute
     operators of the model as the runtime optimised it, and `precision` what they compute in: ``int8``,
-    ``float32`` or ``mixed``. `refusal` says why the runtime does not load it, "" where it does.
+    ``fp32`` or ``mixed``. `refusal` says why the runtime does not load it, "" where it does.
     """
 
     operation: str
