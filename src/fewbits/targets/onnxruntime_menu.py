@@ -20,8 +20,9 @@ INT8_TENSOR = Scheme(Operand(INT8R, Granularity.TENSOR), Operand(UINT8, Granular
 def menu(graph: Graph, group: Group) -> Menu:
     """fp32 and the int8 scheme for `group`, or the reason why there is none.
 
-    Activations are u8 (asymmetric) and second operands s8: u8 x s8 is the pair with VNNI speed
-    in ONNX Runtime, u8 x u8 is not.
+    Activations are u8 with a zero point, which holds negative values too, and second operands s8:
+    u8 x s8 is the pair with VNNI speed in ONNX Runtime, u8 x u8 is not. Signed activations are not
+    offered: on x86 the runtime turns them into u8 or, before a Gemm with float output, runs float.
     """
     scheme = INT8_STATIC if group.weight else INT8_TENSOR
     reason = _no_kernel(group) or obstacle(graph, group)
