@@ -7,6 +7,7 @@ A table stands between ``<!-- table:NAME -->`` and ``<!-- /table -->`` in README
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -86,10 +87,28 @@ def peers_table(rows: Sequence[SideBySide]) -> str:
     return _table(("model (fp32)", *names), lines) + reasons + _taken([row.taken for row in rows])
 
 
+def calibration_table(path: Path) -> str:
+    """Peak memory and seconds of calibration, one line per tool and method, few samples beside many."""
+    if not path.is_file():
+        return NOT_MEASURED
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    counts = sorted({row["samples"] for row in stored["summary"]})
+    cells: dict[tuple[str, str], dict[int, str]] = {}
+    for row in stored["summary"]:
+        figure = f"{row['above_start_mib']:.0f} MiB, {row['seconds']:.1f} s"
+        cells.setdefault((row["tool"], row["method"]), {})[row["samples"]] = figure
+    head = ("tool", "method", *(f"{count} samples" for count in counts))
+    rows = [(*key, *(found.get(count, "-") for count in counts)) for key, found in cells.items()]
+    machine = stored["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    return _table(head, rows) + f"\n{stored['what']}; {machine['cpu']}, {machine['cores']} cores; {versions}.\n"
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "latency": lambda: latency_table(read_latency()),
     "accuracy": lambda: accuracy_table(read_latency()),
     "peers": lambda: peers_table(read_peers()),
+    "calibration": lambda: calibration_table(ROOT / "benchmarks" / "results" / "calibration_memory.json"),
 }
 
 

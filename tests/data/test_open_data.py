@@ -96,7 +96,7 @@ class TestNpz:
 
     def test_a_pickle_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "a.npz").write_bytes(pickle.dumps([1, 2]))
-        with pytest.raises(DataError, match="is not an .npz file; write one with"):
+        with pytest.raises(DataError, match=r"is not an \.npz file; write one with"):
             open_data(tmp_path / "a.npz", [IMAGE])
 
     def test_a_zip_of_something_else(self, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 ONNX Runtime has an int8 Gemm with bias and float output (QGemm), but no such MatMul; left as MatMul
 and Add, its own fusion builds a Gemm with a float bias that no int8 kernel takes, and most of the
-gain is lost (7 times slower on a BERT feed-forward block). Inputs of rank above 2 are reshaped.
+gain is lost (benchmarks/README.md, BERT, "conv+matmul only"). Inputs of rank above 2 are reshaped.
 """
 
 from __future__ import annotations
