@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import pytest
 
 import fewbits
+from fewbits.calibration.ranges import METHODS
 from fewbits.cli import main
-from fewbits.cli.arguments import channels, image_size, resuming
+from fewbits.cli.arguments import CalibrationMethod, channels, image_size, resuming
 from fewbits.data import ImageOptions
 from fewbits.doctor import Ability, DoctorReport, RuntimeReport, RuntimeState
 from fewbits.errors import DataError, StorageError, UsageError
@@ -422,3 +423,8 @@ def test_a_result_that_finds_no_room_is_one_line_and_exit_code_1() -> None:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr == "error: could not write the result to standard output: No space left on device\n"
+
+
+def test_the_command_line_offers_every_calibration_method() -> None:
+    """It lists them itself, because --help loads no numpy."""
+    assert [str(one.value) for one in CalibrationMethod] == ["auto", *METHODS]

@@ -18,13 +18,19 @@
 A message says what is wrong, what was expected, and what to do next.
 """
 
+from typing import ClassVar
+
 
 class FewbitsError(Exception):
-    """Root of all errors raised on purpose."""
+    """Root of all errors raised on purpose. `exit_code` is the command line's."""
+
+    exit_code: ClassVar[int] = 1
 
 
 class UsageError(FewbitsError):
     """What the caller gave cannot be used."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class ModelError(UsageError):

@@ -10,11 +10,12 @@ import onnx_ir as ir
 import pytest
 
 from builders import CASES, FEATURES, Net, features, transformer
-from conversion import run
+from conversion import converted, kernels, run
 from fewbits.grouping import group
 from fewbits.models.onnx_graph import graph_of
 from fewbits.models.onnx_lower import MatMulToGemm
 from fewbits.models.onnx_normalise import normalised
+from fewbits.models.protocol import Artifact
 from odd_models import ODD, finish
 
 PRODUCTS = [
@@ -115,3 +116,23 @@ def test_names_that_every_dimension_has_tell_nothing() -> None:
     assert Counter(node.op_type for node in made.graph.node)["Shape"] == 2
     same, _, _ = lowered(ODD["equal names, equal sizes"].model())
     assert Counter(node.op_type for node in same.graph.node)["Shape"] == 1
+
+
+def test_left_as_matmul_and_add_a_known_shape_is_computed_in_float() -> None:
+    """Why it is lowered: ONNX Runtime makes a Gemm with a float bias of it, which no int8 kernel takes."""
+    known = (1, 8, FEATURES)
+    inputs = {"x": np.ones(known, np.float32)}
+    net = Net()
+    scale, zero = net.constant(np.array(0.02, np.float32)), net.constant(np.array(128, np.uint8))
+    read = net.add("DequantizeLinear", net.add("QuantizeLinear", "x", scale, zero), scale, zero)
+    codes = net.constant(np.arange(FEATURES * FEATURES).reshape(FEATURES, FEATURES).astype(np.int8))
+    scales = net.constant(np.full(FEATURES, 0.01, np.float32))
+    weight = net.add("DequantizeLinear", codes, scales, net.constant(np.zeros(FEATURES, np.int8)), axis=1)
+    biased = net.add("Add", net.add("MatMul", read, weight), net.constant(np.ones(FEATURES, np.float32)))
+    proto = finish(net, net.add("Erf", biased), x=known)
+    assert "Gemm" in kernels(Artifact(proto.SerializeToString()), inputs)
+    # The same layer through our own conversion.
+    net = Net()
+    _, plan, artifact = converted(finish(net, net.add("Erf", net.linear("x", FEATURES, FEATURES)), x=known), inputs)
+    assert plan.low
+    assert "QGemm" in kernels(artifact, inputs)

@@ -168,3 +168,16 @@ class TestRatio:
             ratio_interval([1.0], [0.0])
         with pytest.raises(ValueError, match="at least one"):
             ratio_interval([], [])
+
+
+def test_a_bootstrap_of_few_rounds_would_promise_too_much() -> None:
+    """Why the interval lies between order statistics: a bootstrap misses the median too often."""
+    random = np.random.default_rng(5)
+    ratios = np.exp(0.1 * random.standard_normal((1000, 8)))  # the true median is 1
+    resampled = np.median(ratios[:, random.integers(0, 8, (400, 8))], axis=2)
+    low, high = np.quantile(resampled, [0.025, 0.975], axis=1)
+    bootstrap = float(np.mean((low <= 1) & (high >= 1)))
+    exact = [ratio_interval([1.0 * one for one in row], [1.0] * 8) for row in ratios[:300]]
+    ordered = float(np.mean([interval.low <= 1 <= interval.high for interval in exact]))
+    assert bootstrap < 0.94
+    assert ordered >= 0.97

@@ -34,7 +34,6 @@ class Method(Generic[S]):
     name: str
     statistic: type[S]
     range: Callable[[S, IntFormat], Range]
-    about: str
 
     def __str__(self) -> str:
         return self.name
@@ -82,7 +81,6 @@ def percentile(percent: float) -> Method[SignedHistogram]:
         "percentile" if percent == DEFAULT_PERCENTILE else f"percentile:{percent!r}",
         SignedHistogram,
         lambda statistic, codes: percentile_range(statistic, codes, percent),
-        f"the middle {percent} % of the values",
     )
 
 
@@ -108,9 +106,9 @@ def _with_zero(low: float, high: float, format: IntFormat) -> Range:
 
 METHODS: Mapping[str, Method[Any]] = MappingProxyType(
     {
-        "minmax": Method("minmax", MinMax, minmax_range, "all values seen"),
+        "minmax": Method("minmax", MinMax, minmax_range),
         "percentile": percentile(DEFAULT_PERCENTILE),
-        "mse": Method("mse", SignedHistogram, mse_range, "least squared error of quantising"),
-        "entropy": Method("entropy", MagnitudeHistogram, entropy_range, "least information lost (KL, as TensorRT)"),
+        "mse": Method("mse", SignedHistogram, mse_range),
+        "entropy": Method("entropy", MagnitudeHistogram, entropy_range),
     }
 )

@@ -25,7 +25,7 @@ import typer
 from fewbits import __about__
 from fewbits.cli import bench, convert, demo, doctor, inspect, report, tune
 from fewbits.cli.output import complain, show
-from fewbits.errors import FewbitsError, UsageError
+from fewbits.errors import FewbitsError
 
 _TRACEBACK = "--traceback"
 
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if _TRACEBACK in given:
             raise
         complain(str(error))
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(error.exit_code)
 
 
 def _show_version(wanted: bool) -> None:

@@ -34,10 +34,10 @@ def bench(
 
     Every model has a process of its own; one runs at a time, in blocks whose order rotates.
     """
-    from pydantic import TypeAdapter  # noqa: PLC0415
+    from pydantic import TypeAdapter
 
-    from fewbits import flow  # noqa: PLC0415
-    from fewbits.store import write_file  # noqa: PLC0415
+    from fewbits import flow
+    from fewbits.store import write_file
 
     if json is not None:
         must_not_exist(json, force=force)

@@ -20,8 +20,8 @@ def convert(
     force: Force = False,
 ) -> None:
     """Apply a plan to MODEL, without searching again."""
-    from fewbits import flow  # noqa: PLC0415
-    from fewbits.store import write_file  # noqa: PLC0415
+    from fewbits import flow
+    from fewbits.store import write_file
 
     if out.resolve() in (model.resolve(), plan.resolve()):
         raise UsageError(f"--out {out} is the file that is read; choose another name")

@@ -24,9 +24,9 @@ def demo(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
 ) -> None:
     """Tune the embedded model, a small CNN that reads digits, to at most 0.5 points of accuracy lost."""
-    from fewbits import flow  # noqa: PLC0415
-    from fewbits.demo import demo_calibration, demo_data, demo_model  # noqa: PLC0415
-    from fewbits.report.text import summary  # noqa: PLC0415
+    from fewbits import flow
+    from fewbits.demo import demo_calibration, demo_data, demo_model
+    from fewbits.report.text import summary
 
     place = _free(Path("runs/demo")) if out is None else out
     tell(

@@ -23,7 +23,7 @@ def doctor(
     ] = True,
 ) -> None:
     """Show the CPU's features, the runtimes with their versions, and what they really run."""
-    from fewbits import doctor as clinic  # noqa: PLC0415
+    from fewbits import doctor as clinic
 
     with stderr_progress() as progress:
         found = clinic.doctor(measure=measure, progress=progress)

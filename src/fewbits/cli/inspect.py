@@ -27,8 +27,8 @@ def inspect(
     ] = None,
 ) -> None:
     """Show MODEL's graph, its groups, and what each group may become and why not."""
-    from fewbits import flow  # noqa: PLC0415
-    from fewbits.space import Rule  # noqa: PLC0415
+    from fewbits import flow
+    from fewbits.space import Rule
 
     rules = tuple(Rule.parse(text) for text in rule or ())
     show(describe(str(model), flow.inspect(model, target=target, threads=threads, rules=rules)))

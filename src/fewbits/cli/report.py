@@ -12,7 +12,7 @@ from fewbits.cli.output import show
 
 def report(run: Annotated[Path, typer.Argument(help="The directory of a finished run.", show_default=False)]) -> None:
     """Show the report of a stored run; neither the model nor a runtime is needed."""
-    from fewbits.report.text import render  # noqa: PLC0415
-    from fewbits.store import read_record  # noqa: PLC0415
+    from fewbits.report.text import render
+    from fewbits.store import read_record
 
     show(render(read_record(run)))

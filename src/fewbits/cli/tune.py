@@ -91,11 +91,11 @@ def tune(
     Example: fewbits tune model.onnx --data eval.npz --metric accuracy --max-loss 1% --out runs/my-model
     """
     # Frameworks load when there is work for them, so that --help and errors in options are quick.
-    from fewbits import flow  # noqa: PLC0415
-    from fewbits.data import ImageOptions  # noqa: PLC0415
-    from fewbits.report.text import summary  # noqa: PLC0415
-    from fewbits.space import Rule  # noqa: PLC0415
-    from fewbits.store import RunFile, finished_steps  # noqa: PLC0415
+    from fewbits import flow
+    from fewbits.data import ImageOptions
+    from fewbits.report.text import summary
+    from fewbits.space import Rule
+    from fewbits.store import RunFile, finished_steps
 
     images = None
     if (image_size, mean, std) != (None, None, None):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from math import ceil
 
 from fewbits.calibration.collect import collect, tie
-from fewbits.calibration.ranges import method
+from fewbits.calibration.ranges import METHODS, method
 from fewbits.data.batches import Arrays, Batch, Dataset
 from fewbits.data.padding import batch_size, pad
 from fewbits.evaluation import Predict
@@ -20,7 +20,6 @@ from fewbits.placement import coded_tensors, formats
 from fewbits.plan import Plan
 from fewbits.sensitivity.output_error import output_error
 
-METHODS = ("minmax", "percentile", "mse", "entropy")
 _BYTES_PER_BATCH = 64 << 20
 _SCORED_SAMPLES = 32
 # Ranges settle within some dozens of samples; all four methods on more would only make the user wait.
@@ -31,7 +30,7 @@ Ranges = Mapping[str, tuple[float, float]]
 
 def calibrate(job: Job) -> dict[str, Ranges]:
     """Method name → ranges of all tensors that could carry codes. One pass over the calibration data."""
-    wanted = METHODS if job.calibration_method == "auto" else (job.calibration_method,)
+    wanted = tuple(METHODS) if job.calibration_method == "auto" else (job.calibration_method,)
     kind = dict[str, dict[str, tuple[float, float]]]
     found = job.journal.step("calibration", ",".join(wanted), kind, lambda: _run(job, wanted))
     return dict(found)

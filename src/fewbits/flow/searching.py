@@ -14,8 +14,8 @@ from fewbits.flow.job import EVALUATION_BATCH, Job
 from fewbits.flow.sessions import predictor
 from fewbits.plan import Choice, Plan
 from fewbits.record import TrialRow
-from fewbits.search.bisection import Bisection
-from fewbits.search.problem import Finished, Trial
+from fewbits.search.bisection import Bisection, Ranking
+from fewbits.search.problem import Finished, Strategy, Trial
 from fewbits.sensitivity.table import SensitivityTable
 
 _RANKED_SAMPLES = 16
@@ -48,7 +48,7 @@ def search(job: Job, start: Plan, baseline: Scores, gain: Mapping[str, float]) -
 
     `gain` is what each group saves, in seconds or bytes. Groups are ranked only if `start` misses the budget.
     """
-    strategy = Bisection()
+    strategy: Strategy[Ranking] = Bisection()
     trials: list[TrialRow] = []
     history: list[Trial] = []
     table = SensitivityTable({}, {})

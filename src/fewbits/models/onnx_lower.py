@@ -1,8 +1,9 @@
 """MatMul with a constant matrix, and its bias, as Gemm.
 
-ONNX Runtime has an int8 Gemm with bias and float output (QGemm), but no such MatMul; left as MatMul
-and Add, its own fusion builds a Gemm with a float bias that no int8 kernel takes, and most of the
-gain is lost (benchmarks/README.md, BERT, "conv+matmul only"). Inputs of rank above 2 are reshaped.
+ONNX Runtime has an int8 Gemm with bias and float output (QGemm), but no such MatMul. Left as MatMul and
+Add, its own fusion builds a Gemm with a float bias wherever it knows the shape, and no int8 kernel takes
+that (tests/models/test_onnx_lower.py); where it does not, the bias is added in floats afterwards. Inputs
+of rank above 2 are reshaped.
 """
 
 from __future__ import annotations

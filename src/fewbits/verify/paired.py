@@ -57,8 +57,8 @@ def ratio_interval(baseline: Sequence[float], candidate: Sequence[float], confid
     """How many times faster: the median over rounds of baseline seconds over candidate seconds of the same round.
 
     The interval lies between two order statistics of the ratios (Conover 1999, Practical Nonparametric Statistics,
-    section 3.2), which holds the median with at least `confidence` whatever the noise looks like; a bootstrap of a
-    median holds it in only 84 % of cases at 7 rounds and 90 % at 15. Fewer than 6 rounds cannot reach 95 %: then the
+    section 3.2), which holds the median with at least `confidence` whatever the noise looks like; a bootstrap of the
+    median of so few rounds holds it less often than it says. Fewer than 6 rounds cannot reach 95 %: then the
     interval is the whole range and its `confidence` is what the range has, 1 - 2^(1 - rounds). One round says
     nothing about noise: its interval reaches to 1, so that it is never a sure gain or loss.
 
