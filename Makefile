@@ -15,6 +15,7 @@ check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python benchmarks/table.py --check
+	$(BIN)/python benchmarks/formats_guide.py --check
 	$(BIN)/python -m pytest tests/test_layers.py tests/test_public_api.py
 
 format: .venv/installed
@@ -26,6 +27,8 @@ bench: .venv/installed-bench
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/calibration_memory.py
+	$(BIN)/python benchmarks/formats_speed.py
+	$(BIN)/python benchmarks/formats_guide.py
 	$(BIN)/python benchmarks/table.py
 
 clean:

@@ -98,16 +98,17 @@ def read_peers(path: Path = FOLDER / "peers.json") -> tuple[SideBySide, ...]:
 def add_latency(row: Tuned, path: Path = FOLDER / "latency.json") -> None:
     """Store `row` in place of an older one of the same model."""
     rows = {stored.name: stored for stored in read_latency(path)} | {row.name: row}
-    _write(_TUNED.dump_json(tuple(rows.values()), indent=1), path)
+    write(_TUNED.dump_json(tuple(rows.values()), indent=1), path)
 
 
 def add_peers(row: SideBySide, path: Path = FOLDER / "peers.json") -> None:
     """Store `row` in place of an older one of the same model."""
     rows = {stored.name: stored for stored in read_peers(path)} | {row.name: row}
-    _write(_PEERS.dump_json(tuple(rows.values()), indent=1), path)
+    write(_PEERS.dump_json(tuple(rows.values()), indent=1), path)
 
 
-def _write(content: bytes, path: Path) -> None:
+def write(content: bytes, path: Path) -> None:
+    """Put the JSON `content` into `path`, whole or not at all."""
     # A list of numbers on one line: the raw calls would fill a line each.
     text = _INNERMOST_LIST.sub(lambda match: f"[{' '.join(match[1].split())}]", content.decode())
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ def latency_table(rows: Sequence[Tuned]) -> str:
     if not rows:
         return NOT_MEASURED
     head = ("model", "outcome", "speed-up", "fp32 → tuned", "output error", "file size", "evaluations", "tuning time")
-    return _table(head, [_tuned_cells(row) for row in rows]) + _taken([row.taken for row in rows])
+    return markdown(head, [_tuned_cells(row) for row in rows]) + taken([row.taken for row in rows])
 
 
 def _tuned_cells(row: Tuned) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ def accuracy_table(rows: Sequence[Tuned]) -> str:
         budget = f"{accuracy.max_loss:.3g}{' of the original' if accuracy.relative else ''}"
         before, after = f"{accuracy.original.value:.4g}", _interval(accuracy.tuned)
         cells.append((row.title, row.note, accuracy.metric, before, after, budget))
-    return _table(("model", "weights", "metric", "fp32", "tuned", "allowed loss"), cells)
+    return markdown(("model", "weights", "metric", "fp32", "tuned", "allowed loss"), cells)
 
 
 def peers_table(rows: Sequence[SideBySide]) -> str:
@@ -84,7 +84,7 @@ def peers_table(rows: Sequence[SideBySide]) -> str:
         if form.failure
     ]
     reasons = "\nFailures:\n\n" + "".join(failures) if failures else ""
-    return _table(("model (fp32)", *names), lines) + reasons + _taken([row.taken for row in rows])
+    return markdown(("model (fp32)", *names), lines) + reasons + taken([row.taken for row in rows])
 
 
 def calibration_table(path: Path) -> str:
@@ -101,13 +101,33 @@ def calibration_table(path: Path) -> str:
     rows = [(*key, *(found.get(count, "-") for count in counts)) for key, found in cells.items()]
     machine = stored["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    return _table(head, rows) + f"\n{stored['what']}; {machine['cpu']}, {machine['cores']} cores; {versions}.\n"
+    return markdown(head, rows) + f"\n{stored['what']}; {machine['cpu']}, {machine['cores']} cores; {versions}.\n"
+
+
+def formats_speed_table(path: Path) -> str:
+    """Millions of elements per second, and in brackets the share of copying into the same sort of memory."""
+    if not path.is_file():
+        return NOT_MEASURED
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    cases: dict[str, dict[str, str]] = {}
+    for row in stored["rows"]:
+        share = f"{row['of_copy']:.2f} [{row['of_copy_low']:.2f}, {row['of_copy_high']:.2f}]"
+        cell = f"{row['elements_per_second'] / 1e6:,.0f} ({share})"
+        cases.setdefault(row["case"], {})[row["candidate"]] = cell
+    names = list(dict.fromkeys(row["candidate"] for row in stored["rows"]))
+    kept = [name for name in names if not name.startswith("copy")]
+    rows = [(f"`{case}`", *(found.get(name, "-") for name in kept)) for case, found in cases.items()]
+    machine = stored["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    said = f"\n{machine['cpu']}, {machine['cores']} cores, {stored['threads']} threads; {versions}; {stored['date']}.\n"
+    return markdown(("format", *kept), rows) + said
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
     "latency": lambda: latency_table(read_latency()),
     "accuracy": lambda: accuracy_table(read_latency()),
     "peers": lambda: peers_table(read_peers()),
+    "formats_speed": lambda: formats_speed_table(ROOT / "benchmarks" / "results" / "formats_speed.json"),
     "calibration": lambda: calibration_table(ROOT / "benchmarks" / "results" / "calibration_memory.json"),
 }
 
@@ -124,12 +144,13 @@ def filled(text: str) -> str:
     return MARKED.sub(fill, text)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
-def _taken(takes: Sequence[Taken]) -> str:
+def taken(takes: Sequence[Taken]) -> str:
     """Where and when, once per machine, versions and day."""
     said = []
     for take in takes:

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from fewbits.formats.scheme import INT8_STATIC, Granularity, Operand, Scheme
+from fewbits.formats.scheme import INT8_STATIC, INT8_TENSOR, UINT8_TENSOR, Scheme
 from fewbits.graph import AttributeValue, Graph, Kind, Node, Tensor
 from fewbits.grouping import Group
 
 Shape = tuple[int | str, ...]
 IMAGE: Shape = ("batch", 8, 4, 4)
 
-assert INT8_STATIC.weight is not None
-INT8_TENSOR = Scheme(Operand(INT8_STATIC.weight.format, Granularity.TENSOR), INT8_STATIC.activation)
+INT8_BOTH_TENSORS = Scheme(INT8_TENSOR, UINT8_TENSOR)
 
 
 def int8(group: Group) -> Scheme:
     """The int8 scheme for `group`: per channel where it has a weight."""
-    return INT8_STATIC if group.weight else INT8_TENSOR
+    return INT8_STATIC if group.weight else INT8_BOTH_TENSORS
 
 
 @dataclass

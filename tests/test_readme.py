@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fewbits import Outcome, open_model, open_target
@@ -19,7 +20,7 @@ def test_the_python_in_the_readme_runs(
     monkeypatch.chdir(tmp_path)
     for source, name in ((demo_model(), "model.onnx"), (demo_data(), "eval.npz"), (demo_calibration(), "calib.npz")):
         shutil.copy(source, name)
-    tuning, own_function = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    tuning, own_function, formats = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     names: dict[str, Any] = {}
     exec(tuning, names)
     assert "accuracy" in capsys.readouterr().out
@@ -29,12 +30,19 @@ def test_the_python_in_the_readme_runs(
     with open_target("auto").open(open_model("model.onnx").original()) as session:
         assert names["evaluate"](session) >= 0.98
 
+    exec(formats, names)
+    weight, restored = names["weight"], names["restored"]
+    assert restored.shape == names["rounded"].shape == weight.shape
+    assert names["codes"].nbytes < weight.nbytes / 7
+    assert not np.array_equal(names["noisy"], names["rounded"])
+
 
 def test_every_command_in_the_table_exists() -> None:
     from fewbits.cli import app
 
     shown = set(re.findall(r"^\| `fewbits (\w+)", README, re.MULTILINE))
-    assert shown == {command.callback.__name__ for command in app.registered_commands if command.callback}
+    commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert shown == commands | {str(group.name) for group in app.registered_groups}
 
 
 def test_every_file_in_the_table_is_one_of_a_run() -> None:

@@ -7,7 +7,7 @@ from fewbits.formats.scheme import FP32, INT8_STATIC, Scheme
 from fewbits.graph import Kind
 from fewbits.grouping import Group
 from fewbits.space import Menu, Refusal, Rule, Space, candidates
-from graphs import INT8_TENSOR
+from graphs import INT8_BOTH_TENSORS
 
 INT4 = Scheme.parse("w:int4r/channel a:uint8/tensor")
 
@@ -85,8 +85,8 @@ def test_what_the_target_refused_with_a_reason_is_not_refused_twice() -> None:
 
 def test_without_a_weight_the_granularity_of_weights_does_not_count() -> None:
     groups = [product("attention", weight="")]
-    assert space(groups, ["*=int8"], offering(INT8_TENSOR)).low == {"attention": INT8_TENSOR}
-    with_weight = space([product("conv")], ["*=int8"], offering(INT8_TENSOR))
+    assert space(groups, ["*=int8"], offering(INT8_BOTH_TENSORS)).low == {"attention": INT8_BOTH_TENSORS}
+    with_weight = space([product("conv")], ["*=int8"], offering(INT8_BOTH_TENSORS))
     assert with_weight.low == {}
 
 

@@ -394,3 +394,12 @@ def test_reading_what_is_not_a_run(tmp_path: Path) -> None:
     (tmp_path / RunFile.RECORD).write_text("{}")
     with pytest.raises(RunError, match="not a finished fewbits run"):
         read_record(tmp_path)
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    write_file(pipe, b"content")
+    assert reader.communicate(timeout=30)[0] == b"content"
+    assert pipe.is_fifo()

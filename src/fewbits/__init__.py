@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fewbits.errors import (
         DataError,
         FewbitsError,
+        FormatError,
         MetricError,
         ModelError,
         PlanError,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from fewbits.flow import Result, bench, convert, inspect, tune
+    from fewbits.formats.qtensor import QTensor
+    from fewbits.formats.quantize import dequantize, fake_quantize, quantize
+    from fewbits.formats.rounding import NoiseKey
     from fewbits.formats.scheme import Scheme
     from fewbits.models import open_model
     from fewbits.outcome import Outcome
@@ -40,11 +44,14 @@ __all__ = [
     "Budget",
     "DataError",
     "FewbitsError",
+    "FormatError",
     "MetricError",
     "ModelError",
+    "NoiseKey",
     "Outcome",
     "Plan",
     "PlanError",
+    "QTensor",
     "Result",
     "Rule",
     "RunError",
@@ -58,9 +65,12 @@ __all__ = [
     "__version__",
     "bench",
     "convert",
+    "dequantize",
+    "fake_quantize",
     "inspect",
     "open_model",
     "open_target",
+    "quantize",
     "tune",
 ]
 
@@ -69,6 +79,7 @@ _HOMES = {
     "fewbits.errors": (
         "DataError",
         "FewbitsError",
+        "FormatError",
         "MetricError",
         "ModelError",
         "PlanError",
@@ -81,6 +92,9 @@ _HOMES = {
         "WorkerError",
     ),
     "fewbits.flow": ("Result", "bench", "convert", "inspect", "tune"),
+    "fewbits.formats.qtensor": ("QTensor",),
+    "fewbits.formats.quantize": ("dequantize", "fake_quantize", "quantize"),
+    "fewbits.formats.rounding": ("NoiseKey",),
     "fewbits.formats.scheme": ("Scheme",),
     "fewbits.models": ("open_model",),
     "fewbits.outcome": ("Outcome",),

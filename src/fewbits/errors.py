@@ -8,7 +8,8 @@
     │   ├── DataError         names, shapes, NaN, empty: says what was expected
     │   ├── MetricError       unknown metric, or an evaluate function that misbehaves
     │   ├── PlanError         a plan that does not fit the model, or is not a plan
-    │   ├── SchemeError       a scheme or format text that cannot be read
+    │   ├── FormatError       a number format that is unknown, impossible, or cannot hold what it is given
+    │   ├── SchemeError       a scheme text that cannot be read
     │   ├── TargetError       unknown or uninstalled runtime
     │   └── RunError          the run directory exists, or belongs to another model
     └── ToolError             something outside failed while working               (exit code 1)
@@ -49,8 +50,12 @@ class PlanError(UsageError):
     """The plan cannot be read or does not belong to this model."""
 
 
+class FormatError(UsageError):
+    """A number format is unknown, cannot exist, or cannot hold what it is given."""
+
+
 class SchemeError(UsageError):
-    """A format or scheme text cannot be read."""
+    """A scheme text cannot be read."""
 
 
 class TargetError(UsageError):

@@ -1,4 +1,4 @@
-"""The machine on which a figure was taken."""
+"""The machine on which a figure was taken, and its GPUs."""
 
 from __future__ import annotations
 
@@ -16,3 +16,16 @@ class Machine:
     memory_bytes: int
     system: str
     versions: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A CUDA device: its name, and its compute capability as major and minor version."""
+
+    name: str
+    capability: tuple[int, int]
+
+    @property
+    def architecture(self) -> str:
+        """Compute capability as compilers write it, ``sm_90``."""
+        return f"sm_{self.capability[0]}{self.capability[1]}"

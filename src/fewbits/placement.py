@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fewbits.formats.integer import IntFormat
-from fewbits.formats.scheme import Scheme
+from fewbits.formats.scheme import Scheme, integer
 from fewbits.graph import Graph, Kind, Node
 from fewbits.grouping import CARRIERS, Group
 
@@ -58,7 +58,7 @@ def formats(scheme: Scheme) -> tuple[IntFormat, IntFormat]:
     """The formats of the first operand and the second of a scheme that is not fp32."""
     if scheme.activation is None or scheme.weight is None:
         raise ValueError("fp32 has no integer formats")
-    return scheme.activation.format, scheme.weight.format
+    return integer(scheme.activation), integer(scheme.weight)
 
 
 def writes_codes(group: Group) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from fewbits.errors import UsageError
-from fewbits.formats.scheme import FP32, Granularity, Scheme
+from fewbits.formats.granularity import Tensor
+from fewbits.formats.scheme import FP32, Scheme
 from fewbits.grouping import Group
 
 
@@ -117,8 +118,4 @@ def candidates(groups: Sequence[Group], rules: Sequence[Rule], menu: Callable[[G
 
 def _per_tensor(scheme: Scheme) -> Scheme:
     """`scheme` with one scale for its whole second operand."""
-    return (
-        scheme
-        if scheme.weight is None
-        else replace(scheme, weight=replace(scheme.weight, granularity=Granularity.TENSOR))
-    )
+    return scheme if scheme.weight is None else replace(scheme, weight=replace(scheme.weight, granularity=Tensor()))

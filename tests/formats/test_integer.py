@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fewbits.errors import SchemeError
+from fewbits.errors import FormatError
 from fewbits.formats.integer import INT8, INT8R, UINT8, IntFormat
 
 
@@ -37,10 +37,10 @@ def test_a_restricted_format_mirrors() -> None:
     "text", ["", "int", "int1", "int17", "int99", "int08", "uint8r", "int8 ", "int8\n", "INT8", "fp8"]
 )
 def test_what_is_no_format_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(SchemeError, match=r"for example int8|2 to 16 bits"):
+    with pytest.raises(FormatError, match=r"for example int8|2 to 16 bits"):
         IntFormat.parse(text)
 
 
 def test_an_unsigned_format_cannot_be_restricted() -> None:
-    with pytest.raises(SchemeError, match="signed"):
+    with pytest.raises(FormatError, match="signed"):
         IntFormat(8, signed=False, restricted=True)

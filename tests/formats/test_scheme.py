@@ -3,8 +3,7 @@
 import pytest
 
 from fewbits.errors import SchemeError
-from fewbits.formats.integer import INT8, UINT8
-from fewbits.formats.scheme import FP32, INT8_STATIC, Granularity, Operand, Scheme
+from fewbits.formats.scheme import FP32, INT8_CHANNEL, INT8_STATIC, UINT8_TENSOR, Scheme
 
 
 def test_short_names() -> None:
@@ -24,9 +23,9 @@ def test_only_a_scheme_without_formats_is_float() -> None:
 
 def test_one_operand_alone_is_no_scheme() -> None:
     with pytest.raises(SchemeError, match="both operands"):
-        Scheme(Operand(INT8, Granularity.CHANNEL), None)
+        Scheme(INT8_CHANNEL, None)
     with pytest.raises(SchemeError, match="both operands"):
-        Scheme(None, Operand(UINT8, Granularity.TENSOR))
+        Scheme(None, UINT8_TENSOR)
 
 
 @pytest.mark.parametrize(
@@ -47,5 +46,7 @@ def test_one_operand_alone_is_no_scheme() -> None:
     ],
 )
 def test_what_is_no_scheme_is_refused(text: str) -> None:
-    with pytest.raises(SchemeError, match=r"choose fp32|tensor, channel|for example|2 to 16"):
+    with pytest.raises(
+        SchemeError, match=r"choose fp32|choose tensor, channel|for example|2 to 16|a scale|says nothing about scales"
+    ):
         Scheme.parse(text)

@@ -12,12 +12,12 @@ from onnx import numpy_helper
 from builders import CHANNELS, FEATURES, Array, depthwise_separable, gemm, images
 from conversion import converted
 from fewbits.formats.affine import dequantize, quantize
-from fewbits.formats.integer import INT8R
-from fewbits.formats.scheme import Granularity, Operand
+from fewbits.formats.scaled import ScaledFormat
+from fewbits.formats.scheme import INT8_CHANNEL, INT8_TENSOR
 from fewbits.models.onnx_weights import bias_codes, weight_affine
 from odd_models import ODD
 
-CHANNEL, TENSOR = Operand(INT8R, Granularity.CHANNEL), Operand(INT8R, Granularity.TENSOR)
+CHANNEL, TENSOR = INT8_CHANNEL, INT8_TENSOR
 WEIGHTS = hnp.arrays(np.float32, (4, 6), elements=st.floats(-1e3, 1e3, width=32))
 INT32 = np.iinfo(np.int32)
 
@@ -61,7 +61,7 @@ def test_channels_of_zeros_keep_their_bias() -> None:
     st.floats(2**-20, 2**10, width=32),
     st.sampled_from([CHANNEL, TENSOR]),
 )
-def test_a_bias_never_overflows(bias: Array, activation_scale: float, operand: Operand) -> None:
+def test_a_bias_never_overflows(bias: Array, activation_scale: float, operand: ScaledFormat) -> None:
     weight = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32) * 1e-3
     affine = weight_affine(weight, operand, 0, bias, activation_scale)
     scale = np.broadcast_to(affine.scale * np.float32(activation_scale), bias.shape)

@@ -19,7 +19,7 @@ from fewbits.models import open_model
 from fewbits.models.protocol import Artifact
 from fewbits.targets import open_target
 from fewbits.targets.onnxruntime import OnnxRuntime
-from fewbits.targets.onnxruntime_menu import INT8_TENSOR
+from fewbits.targets.onnxruntime_menu import INT8_BOTH_TENSORS
 from fewbits.targets.onnxruntime_readback import precision, readback
 from odd_models import ODD, finish, in_type
 
@@ -38,7 +38,7 @@ def test_products_get_a_scale_per_channel_joints_one() -> None:
     model = open_model(CASES["transformer"].model(0))
     for one in group(model.graph):
         if one.name in schemes:
-            assert schemes[one.name] == (INT8_STATIC if one.weight else INT8_TENSOR)
+            assert schemes[one.name] == (INT8_STATIC if one.weight else INT8_BOTH_TENSORS)
             assert TARGET.menu(model.graph, one).schemes[0] == FP32
             assert not TARGET.menu(model.graph, one).refusals
 

@@ -71,7 +71,7 @@ def test_cpuinfo_of_x86() -> None:
 
 
 def test_cpuinfo_of_arm_has_no_model() -> None:
-    assert read_cpuinfo(GRAVITON) == ("", ("dotprod", "i8mm", "bf16", "sve"))
+    assert read_cpuinfo(GRAVITON) == ("", ("dotprod", "i8mm", "bf16", "asimdhp", "sve"))
 
 
 def test_sysctl_of_macos() -> None:

@@ -23,7 +23,7 @@ from typing import Annotated
 import typer
 
 from fewbits import __about__
-from fewbits.cli import bench, convert, demo, doctor, inspect, report, tune
+from fewbits.cli import bench, convert, demo, doctor, formats, inspect, report, tune
 from fewbits.cli.output import complain, show
 from fewbits.errors import FewbitsError
 
@@ -44,6 +44,7 @@ app.command()(convert.convert)
 app.command()(bench.bench)
 app.command()(report.report)
 app.command()(doctor.doctor)
+app.add_typer(formats.app, name="formats")
 app.command()(demo.demo)
 
 

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 from fewbits.errors import StorageError
+
+_NARROW, _USUAL, _WIDE = 72, 100, 120
+
+
+def columns() -> int:
+    """How wide a result may be: as the terminal, within reason; 100 where there is none."""
+    return min(max(shutil.get_terminal_size((_USUAL, 24)).columns, _NARROW), _WIDE)
 
 
 def show(text: str) -> None:

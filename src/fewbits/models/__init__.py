@@ -1,4 +1,4 @@
-"""The only door to models: `open_model`."""
+"""The only door to models: `open_model`, and `open_tensors` for the weights alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fewbits.errors import ModelError
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from fewbits.data.weights import Weights
     from fewbits.models.protocol import Model
 
 ModelSource = Union[str, Path, bytes, "ModelProto", "Model"]
@@ -35,4 +36,15 @@ def open_model(source: ModelSource) -> Model:
     raise ModelError(f"cannot open a model from {type(source).__name__}; give a path, bytes or an onnx.ModelProto")
 
 
-__all__ = ["ModelSource", "open_model"]
+def open_tensors(path: Path) -> Weights:
+    """The constant tensors of the ONNX file at `path`, as they are stored; it need not be a model that can be tuned.
+
+    Raises:
+        ModelError: not a file, or not a whole ONNX model; while a tensor is read: missing external data.
+    """
+    from fewbits.models import onnx_tensors  # noqa: PLC0415  as above
+
+    return onnx_tensors.open_tensors(path)
+
+
+__all__ = ["ModelSource", "open_model", "open_tensors"]

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from fewbits.errors import PlanError
 from fewbits.formats.affine import Affine, asymmetric, symmetric
 from fewbits.formats.integer import IntFormat
-from fewbits.formats.scheme import Scheme
+from fewbits.formats.scheme import Scheme, integer
 from fewbits.grouping import Group
 from fewbits.models.onnx_absorb import absorbed, absorbed_ranges
 from fewbits.models.onnx_names import Names, insert_after
@@ -61,7 +61,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
         for name, scheme in self._schemes.items():
             group = self._groups[name]
             if group.weight and scheme.weight is not None and scheme.activation is not None:
-                activation = _affine(group.operands[0], scheme.activation.format, ranges)
+                activation = _affine(group.operands[0], integer(scheme.activation), ranges)
                 weights.quantize(nodes[name], scheme.weight, _output_axis(nodes[name]), float(activation.scale))
         wanted = [*self._placement.writes.items(), *((name, f) for (_, name), f in self._placement.reads.items())]
         affines = {(name, format): _affine(name, format, ranges) for name, format in wanted}

@@ -31,7 +31,7 @@ def read_file(path: Path) -> tuple[bytes, onnx.ModelProto]:
     if not tensors:
         return content, proto
     for tensor in tensors:
-        _check_external(tensor, path)
+        check_external(tensor, path)
     try:
         load_external_data_for_model(proto, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -104,7 +104,8 @@ def _constants(nodes: Iterator[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
                 yield from _tensors(inner)
 
 
-def _check_external(tensor: onnx.TensorProto, path: Path) -> None:
+def check_external(tensor: onnx.TensorProto, path: Path) -> None:
+    """Raise ModelError unless the file in which the model at `path` keeps `tensor` is there, and long enough."""
     info = ExternalDataInfo(tensor)
     file = path.parent / info.location
     if not file.is_file():

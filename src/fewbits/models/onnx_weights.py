@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from fewbits.data.batches import Array
 from fewbits.formats.affine import Affine, quantize, symmetric
-from fewbits.formats.scheme import Granularity, Operand
+from fewbits.formats.granularity import Tensor
+from fewbits.formats.scaled import ScaledFormat
+from fewbits.formats.scheme import integer
 from fewbits.models.onnx_names import Names, array_of
 
 _BIAS_LIMIT = 2.0**30
@@ -27,7 +29,7 @@ class WeightWriter:
         self._names = names
         self._stored: dict[_Key, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
-    def quantize(self, node: ir.Node, weight: Operand, axis: int, activation_scale: float) -> None:
+    def quantize(self, node: ir.Node, weight: ScaledFormat, axis: int, activation_scale: float) -> None:
         """Quantise the weight of `node`, whose output channels are `axis`, and its bias if it has one."""
         source, bias_source = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
         assert source is not None
@@ -78,7 +80,7 @@ def bias_codes(bias: Array, scale: Array) -> Array:
 
 def weight_affine(
     weight: NDArray[np.float32],
-    operand: Operand,
+    operand: ScaledFormat,
     axis: int,
     bias: NDArray[np.float32] | None,
     activation_scale: float,
@@ -88,12 +90,12 @@ def weight_affine(
     A channel's scale grows where its int32 bias would overflow, and a channel of zeros takes the
     smallest scale of its neighbours, so that its bias keeps its precision.
     """
-    per_channel = operand.granularity is Granularity.CHANNEL
+    per_channel = operand.granularity != Tensor()
     others = tuple(i for i in range(weight.ndim) if i != axis or not per_channel)
     absmax = np.abs(weight).max(axis=others, initial=0)
     positive = absmax[absmax > 0]
     absmax = np.where(absmax > 0, absmax, positive.min() if positive.size else 1).astype(np.float32)
-    affine = symmetric(absmax, operand.format, axis if per_channel else None)
+    affine = symmetric(absmax, integer(operand), axis if per_channel else None)
     if bias is None:
         return affine
     least = np.abs(bias).astype(np.float64) / (activation_scale * _BIAS_LIMIT)

@@ -13,8 +13,10 @@ from rich.text import Text
 WIDTH = 100
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
-    """The lines of a table of at most `WIDTH` columns; `right` are the columns that are set flush right.
+def table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = (), width: int = WIDTH
+) -> list[str]:
+    """The lines of a table of at most `width` columns; `right` are the columns that are set flush right.
 
     The last column wraps where the line would be too long.
     """
@@ -30,10 +32,10 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     target = io.StringIO()
-    Console(file=target, width=WIDTH, color_system=None, force_terminal=False, legacy_windows=False).print(shown)
+    Console(file=target, width=width, color_system=None, force_terminal=False, legacy_windows=False).print(shown)
     return [line.rstrip() for line in target.getvalue().splitlines()]
 
 
-def paragraph(text: str, hang: str = "") -> list[str]:
-    """The lines of `text`, wrapped at `WIDTH`, all but the first indented by `hang`."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent=hang, break_on_hyphens=False)
+def paragraph(text: str, hang: str = "", width: int = WIDTH) -> list[str]:
+    """The lines of `text`, wrapped at `width`, all but the first indented by `hang`."""
+    return textwrap.wrap(text, width, subsequent_indent=hang, break_on_hyphens=False)

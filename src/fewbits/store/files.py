@@ -16,9 +16,13 @@ def write_file(
 ) -> None:
     """Write `content` to `path` under a temporary name beside it, flush it to the disk, then rename.
 
-    Whatever was at `path` before stays untouched until the new content is complete.
+    Whatever was at `path` before stays untouched until the new content is complete. What is no regular file (a pipe,
+    ``/dev/stdout``) is written to as it is: renaming would put a file in its place.
     Raises StorageError, which ends with `advice`, if the disk is full or the place is not writable.
     """
+    if path.exists() and not path.is_file():
+        _write_there(path, content, advice)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
     try:
         try:
@@ -34,6 +38,14 @@ def write_file(
             f"could not write {path} ({len(content):,} bytes): {error.strerror or error}. "
             f"Nothing that was there before was lost. {advice}"
         ) from error
+
+
+def _write_there(path: Path, content: bytes, advice: str) -> None:
+    try:
+        with path.open("wb", buffering=0) as file:
+            file.write(content)
+    except OSError as error:
+        raise StorageError(f"could not write {path}: {error.strerror or error}. {advice}") from error
 
 
 def write_all(descriptor: int, content: bytes) -> None:

@@ -7,13 +7,12 @@ optimised model, and whether it pays is measured.
 from __future__ import annotations
 
 from fewbits.eligibility import obstacle
-from fewbits.formats.integer import INT8R, UINT8
-from fewbits.formats.scheme import FP32, INT8_STATIC, Granularity, Operand, Scheme
+from fewbits.formats.scheme import FP32, INT8_STATIC, INT8_TENSOR, UINT8_TENSOR, Scheme
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
 from fewbits.space import Menu, Refusal
 
-INT8_TENSOR = Scheme(Operand(INT8R, Granularity.TENSOR), Operand(UINT8, Granularity.TENSOR))
+INT8_BOTH_TENSORS = Scheme(INT8_TENSOR, UINT8_TENSOR)
 """For products of two activations, and joints: one scale for each operand."""
 
 
@@ -24,7 +23,7 @@ def menu(graph: Graph, group: Group) -> Menu:
     u8 x s8 is the pair with VNNI speed in ONNX Runtime, u8 x u8 is not. Signed activations are not
     offered: on x86 the runtime turns them into u8 or, before a Gemm with float output, runs float.
     """
-    scheme = INT8_STATIC if group.weight else INT8_TENSOR
+    scheme = INT8_STATIC if group.weight else INT8_BOTH_TENSORS
     reason = _no_kernel(group) or obstacle(graph, group)
     return Menu((FP32,), (Refusal(scheme, reason),)) if reason else Menu((FP32, scheme))
 

@@ -22,8 +22,10 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from pydantic import TypeAdapter
 
-from fewbits.formats.integer import INT8, UINT8
-from fewbits.formats.scheme import FP32, INT8_STATIC, Granularity, Operand, Scheme
+from fewbits.formats.granularity import Tensor
+from fewbits.formats.integer import INT8
+from fewbits.formats.scaled import ScaledFormat
+from fewbits.formats.scheme import FP32, INT8_STATIC, UINT8_TENSOR, Scheme, integer
 from fewbits.targets.runtime_probe import DotProduct, ProbeModel, RuntimeProbe
 
 FINDINGS = "probe.json"
@@ -31,8 +33,8 @@ REPEATS = 4
 SCHEMES = (
     FP32,
     INT8_STATIC,
-    Scheme(INT8_STATIC.weight, Operand(INT8, Granularity.TENSOR)),
-    Scheme(Operand(UINT8, Granularity.TENSOR), Operand(UINT8, Granularity.TENSOR)),
+    Scheme(INT8_STATIC.weight, ScaledFormat(INT8, Tensor())),
+    Scheme(UINT8_TENSOR, UINT8_TENSOR),
 )
 INTEGER_KERNELS = frozenset(
     {"QLinearMatMul", "QLinearConv", "QGemm", "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger"}
@@ -82,7 +84,7 @@ class _Parts:
         self.constants.append(numpy_helper.from_array(value, name))
         return name
 
-    def add_activation(self, tensor: str, operand: Operand | None) -> str:
+    def add_activation(self, tensor: str, operand: ScaledFormat | None) -> str:
         """`tensor`, or what it is after Q/DQ."""
         if operand is None:
             return tensor
@@ -93,18 +95,18 @@ class _Parts:
         quantized = self.add_node("QuantizeLinear", [tensor, *parameters], f"{tensor}_q")
         return self.add_node("DequantizeLinear", [quantized, *parameters], f"{tensor}_dq")
 
-    def add_weight(self, name: str, weight: NDArray[np.float32], operand: Operand | None, axis: int) -> str:
+    def add_weight(self, name: str, weight: NDArray[np.float32], operand: ScaledFormat | None, axis: int) -> str:
         """`weight` as it is, or its codes and a DQ; scales along `axis` where the operand wants them per channel."""
         if operand is None:
             return self.add_constant(name, weight)
-        per_tensor = operand.granularity is Granularity.TENSOR
+        per_tensor = operand.granularity == Tensor()
         others = tuple(other for other in range(weight.ndim) if per_tensor or other != axis)
         scale = np.abs(weight).max(axis=others, keepdims=True) / 127
         codes = np.rint(weight / scale) + _zero(operand)
         stored = scale.reshape(() if per_tensor else (-1,)).astype(np.float32)
         inputs = [
             self.add_constant(
-                f"{name}_q", codes.clip(operand.format.qmin, operand.format.qmax).astype(_dtype(operand))
+                f"{name}_q", codes.clip(integer(operand).qmin, integer(operand).qmax).astype(_dtype(operand))
             ),
             self.add_constant(f"{name}_scale", stored),
             self.add_constant(f"{name}_zero", np.full(stored.shape, _zero(operand), _dtype(operand))),
@@ -112,12 +114,12 @@ class _Parts:
         return self.add_node("DequantizeLinear", inputs, name, **({} if per_tensor else {"axis": axis}))
 
 
-def _zero(operand: Operand) -> int:
-    return 0 if operand.format.signed else 128
+def _zero(operand: ScaledFormat) -> int:
+    return 0 if integer(operand).signed else 128
 
 
-def _dtype(operand: Operand) -> type[np.integer]:
-    return np.int8 if operand.format.signed else np.uint8
+def _dtype(operand: ScaledFormat) -> type[np.integer]:
+    return np.int8 if integer(operand).signed else np.uint8
 
 
 def probe_model(operation: Operation, scheme: Scheme, repeats: int = REPEATS) -> ModelProto:

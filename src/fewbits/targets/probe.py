@@ -29,9 +29,13 @@ FEATURES = (
     "dotprod",
     "i8mm",
     "bf16",
+    "asimdhp",
     "sve",
 )
-"""The features that matter for low precision, by the names that Linux gives them (``dotprod`` for ``asimddp``)."""
+"""The features that matter for low precision, by the names that Linux gives them (``dotprod`` for ``asimddp``).
+
+``asimdhp`` is fp16 arithmetic of ARM; x86 says ``avx512_fp16``.
+"""
 
 _SYNONYMS = {
     "asimddp": "dotprod",
@@ -39,6 +43,7 @@ _SYNONYMS = {
     "hw.optional.arm.feat_dotprod": "dotprod",
     "hw.optional.arm.feat_i8mm": "i8mm",
     "hw.optional.arm.feat_bf16": "bf16",
+    "hw.optional.arm.feat_fp16": "asimdhp",
     "hw.optional.avx2_0": "avx2",
     "hw.optional.f16c": "f16c",
     "hw.optional.avx512f": "avx512f",

@@ -1,0 +1,208 @@
+"""Casts of float32 arrays in C order, compiled by numba: one pass over memory, several threads, no compiler needed.
+
+Same bits as `fewbits.formats.reference`, whatever the number of threads: an element's result depends on its tile
+and on its place alone. The work is cut into boxes that stay in a core's cache from finding the scales to rounding.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewbits.formats.floating import FloatFormat
+from fewbits.formats.granularity import Shape, Tensor, tiles
+from fewbits.formats.integer import IntFormat
+from fewbits.formats.kernels.cpu_cast import amax_of_boxes, cast_boxes
+from fewbits.formats.kernels.cpu_lattice import (
+    WORTH_THREADS,
+    Lattice,
+    Three,
+    any_boxes,
+    share,
+    task_bounds,
+    whole_tiles,
+)
+from fewbits.formats.kernels.cpu_noise import Stream, stream_of
+from fewbits.formats.kernels.cpu_round import can_round, rule_of
+from fewbits.formats.kernels.cpu_scales import sizing_of
+from fewbits.formats.layout import fold
+from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
+from fewbits.formats.scaled import Format, NestedScale, PowerOfTwoScale, ScaledFormat
+from fewbits.formats.scales import Scales, limits, middle_code, scales_of, scales_of_amax
+
+Float32 = NDArray[np.float32]
+
+
+def handles(format: Format, shape: Shape) -> bool:
+    """Whether arrays of `shape` can be cast to `format` here; otherwise `fewbits.formats.reference` does."""
+    element = format.element if isinstance(format, ScaledFormat) else format
+    if not isinstance(element, IntFormat | FloatFormat) or not can_round(element.grid) or prod(shape) == 0:
+        return False
+    return not isinstance(format, ScaledFormat) or len(fold(shape, format.granularity.tile(shape))[0]) == 3
+
+
+def available_threads() -> int:
+    """How many threads can run at a time: the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fake_quantize(
+    x: Float32,
+    out: Float32,
+    format: Format,
+    scales: Scales[NDArray[Any]] | None = None,
+    rounding: Rounding = Rounding.NEAREST_EVEN,
+    overflow: Overflow = Overflow.SATURATE,
+    key: NoiseKey | None = None,
+    threads: int | None = None,
+) -> None:
+    """Write `x` rounded to `format` to `out`, which may be `x`; both float32 and in C order.
+
+    `scales` ``None`` takes the array's own. What `handles` refuses may not be passed.
+    """
+    threads = threads or available_threads()
+    known = format if isinstance(format, ScaledFormat) or scales is None else ScaledFormat(format, Tensor())
+    if not isinstance(known, ScaledFormat):
+        flat = (1, 1, x.size)
+        element = known
+        assert isinstance(element, IntFormat | FloatFormat)
+        _Cast(x, out, element, rounding, overflow, key, threads).run(whole_tiles(flat, (1, 1, 1)))
+        return
+    assert isinstance(known.element, IntFormat | FloatFormat)
+    cast = _Cast(x, out, known.element, rounding, overflow, key, threads)
+    lattice = _lattice(x.shape, known)
+    one_pass = scales is None and not known.asymmetric and not isinstance(known.scale, NestedScale)
+    if isinstance(known.scale, PowerOfTwoScale) and np.may_share_memory(x, out):
+        # Whether an element could be infinite is known in the end only; x must then still be there.
+        one_pass = False
+    if one_pass and _is_enough(lattice, threads) and cast.with_own_scales(lattice, known):
+        return
+    cast.with_scales(lattice, known, _own_scales(x, known, threads) if scales is None else scales)
+
+
+def tile_amax(x: Float32, format: ScaledFormat, threads: int | None = None) -> Float32:
+    """The largest finite magnitude of each tile of `x`, float32 in C order; of the shape of the scales."""
+    threads = threads or available_threads()
+    lattice = _lattice(x.shape, format)
+    split = not _is_enough(lattice, threads)
+    boxes = any_boxes(lattice.shape, lattice.tile) if split else lattice
+    # Where tasks share a tile, each has its own result; there are then few tiles.
+    amax = np.zeros((len(task_bounds(boxes, threads)) if split else 1, *lattice.scale_shape), np.uint32)
+
+    def work(task: int, first: int, last: int) -> bool:
+        amax_of_boxes(x.reshape(-1), boxes, first, last, amax[task if split else 0])
+        return False
+
+    share(work, boxes, threads)
+    largest: Float32 = amax.max(axis=0).view(np.float32)
+    return largest.reshape(tiles(x.shape, format.granularity.tile(x.shape)))
+
+
+def _is_enough(lattice: Lattice, threads: int) -> bool:
+    """Whether the boxes of `lattice` keep all threads busy."""
+    return len(task_bounds(lattice, threads)) >= threads or prod(lattice.shape) < WORTH_THREADS
+
+
+def _own_scales(x: Float32, format: ScaledFormat, threads: int) -> Scales[NDArray[Any]]:
+    if format.asymmetric:
+        return scales_of(x, format)
+    return scales_of_amax(tile_amax(x, format, threads), format)
+
+
+def _lattice(shape: Shape, format: ScaledFormat) -> Lattice:
+    folded, tile = fold(shape, format.granularity.tile(shape))
+    return whole_tiles(_three(folded), _three(tile))
+
+
+def _three(shape: Shape) -> Three:
+    planes, rows, columns = shape
+    return planes, rows, columns
+
+
+@dataclass(frozen=True, slots=True)
+class _Cast:
+    x: Float32
+    out: Float32
+    element: IntFormat | FloatFormat
+    rounding: Rounding
+    overflow: Overflow
+    key: NoiseKey | None
+    threads: int
+
+    def run(
+        self,
+        lattice: Lattice,
+        scale: Float32 | None = None,
+        low: Float32 | None = None,
+        high: Float32 | None = None,
+        ends: tuple[float, float] | None = None,
+        own: ScaledFormat | None = None,
+    ) -> bool:
+        """Round with the scales of `lattice`, or with those of `own`, which are written to `scale`."""
+        grid = self.element.grid
+        integers = isinstance(self.element, IntFormat)
+        bottom, top = ends or (grid.low, grid.high)
+        rule = rule_of(grid, self.rounding, integers=integers, low=bottom, high=top)
+        stream: Stream | None = None
+        if self.rounding is Rounding.STOCHASTIC:
+            assert self.key is not None
+            stream = stream_of(self.key)
+        sizing = None if own is None else sizing_of(own)
+        amax = np.zeros(lattice.scale_shape if own is not None else (0, 0, 0), np.uint32)
+        x, out = self.x.reshape(-1), self.out.reshape(-1)
+        to_even = True if self.rounding is Rounding.NEAREST_EVEN else None
+        saturate = True if self.overflow is Overflow.SATURATE else None
+        flush = True if grid.flush else None
+
+        def work(_: int, first: int, last: int) -> bool:
+            return cast_boxes(
+                x,
+                stream,
+                to_even,
+                saturate,
+                flush,
+                integers or None,
+                amax,
+                sizing,
+                scale,
+                low,
+                high,
+                lattice,
+                first,
+                last,
+                rule,
+                out,
+            )
+
+        return share(work, lattice, self.threads)
+
+    def with_own_scales(self, lattice: Lattice, format: ScaledFormat) -> bool:
+        """Round with scales found on the way; False if the result is wrong, as a scaled element could be infinite."""
+        scale = np.empty(lattice.scale_shape, np.float32)
+        return not self.run(lattice, scale, ends=_ends(format, middle_code(format)), own=format)
+
+    def with_scales(self, lattice: Lattice, format: ScaledFormat, scales: Scales[NDArray[Any]]) -> None:
+        """Round with `scales`."""
+        boxes = any_boxes(lattice.shape, lattice.tile)
+        scale = np.multiply(scales.scale, scales.tensor_scale, dtype=np.float32).reshape(lattice.scale_shape)
+        zero_point = int(scales.zero_point.flat[0])
+        ends = _ends(format, zero_point)
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(scale.max() * np.float32(max(abs(end) for end in ends)))
+        if finite and bool((scales.zero_point == zero_point).all()):
+            self.run(boxes, scale, ends=ends)
+            return
+        low, high = (np.ascontiguousarray(end).reshape(lattice.scale_shape) for end in limits(scales, format))
+        self.run(boxes, scale, low, high)
+
+
+def _ends(format: ScaledFormat, zero_point: int) -> tuple[float, float]:
+    element = format.element
+    assert isinstance(element, IntFormat | FloatFormat)
+    shift = zero_point * 2.0**-element.fraction if isinstance(element, IntFormat) else 0.0
+    return element.grid.low - shift, element.grid.high - shift
