@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from fewbits.flow import Result, bench, convert, inspect, tune
+    from fewbits.formats.kernels.autograd import fake_quantize_ste
     from fewbits.formats.qtensor import QTensor
     from fewbits.formats.quantize import dequantize, fake_quantize, quantize
     from fewbits.formats.rounding import NoiseKey
@@ -67,6 +68,7 @@ __all__ = [
     "convert",
     "dequantize",
     "fake_quantize",
+    "fake_quantize_ste",
     "inspect",
     "open_model",
     "open_target",
@@ -92,6 +94,7 @@ _HOMES = {
         "WorkerError",
     ),
     "fewbits.flow": ("Result", "bench", "convert", "inspect", "tune"),
+    "fewbits.formats.kernels.autograd": ("fake_quantize_ste",),
     "fewbits.formats.qtensor": ("QTensor",),
     "fewbits.formats.quantize": ("dequantize", "fake_quantize", "quantize"),
     "fewbits.formats.rounding": ("NoiseKey",),

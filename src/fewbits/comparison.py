@@ -180,9 +180,10 @@ def compare(
 ) -> FormatComparison:
     """Round every float tensor of `weights` to every format, and see what is left of it.
 
-    One tensor is in memory at a time, with what one format makes of it. float16 and bfloat16 are widened first, so
-    that the error is the format's alone. NaN and Inf are counted and left out. A format that cannot be applied to
-    a tensor gives the reason in place of figures.
+    One tensor is in memory at a time, with what one format makes of it. A tensor of more than two axes is taken as a
+    matrix, first axis by all others: so its elements stand in the sums of a convolution. float16 and bfloat16 are
+    widened first, so that the error is the format's alone. NaN and Inf are counted and left out. A format that
+    cannot be applied to a tensor gives the reason in place of figures.
 
     Args:
         weights: the file.
@@ -204,14 +205,15 @@ def compare(
     progress.stage("comparing formats", sum(steps.values()) * len(parsed))
     rows = []
     for tensor in usable:
-        x = widened(weights.read(tensor.name))
+        read = widened(weights.read(tensor.name))
+        x = as_matrix(read)
         cells = []
         for text, format in zip(texts, parsed, strict=True):
             cells.append(measured(x, format))
             for _ in range(steps[tensor.name]):
                 progress.advance(f"{tensor.name} {text}")
         nans, infinities = int(np.count_nonzero(np.isnan(x))), int(np.count_nonzero(np.isinf(x)))
-        rows.append(Row(tensor.name, tensor.dtype, x.shape, nans, infinities, octaves(x), tuple(cells)))
+        rows.append(Row(tensor.name, tensor.dtype, read.shape, nans, infinities, octaves(x), tuple(cells)))
     return FormatComparison(texts, tuple(rows), tuple(skipped))
 
 
@@ -225,6 +227,11 @@ def checked(text: str) -> Format:
 def widened(x: Array) -> Float:
     """`x`, a float array of any precision and byte order, as float32, or float64 if it is that."""
     return x.astype(np.float64, copy=False) if x.dtype.itemsize == 8 else x.astype(np.float32, copy=False)
+
+
+def as_matrix(x: Float) -> Float:
+    """`x`, or if it has more than two axes its first axis by all others."""
+    return x.reshape(x.shape[0], -1) if x.ndim > 2 else x
 
 
 def measured(x: Float, format: Format) -> Cell | Refused:

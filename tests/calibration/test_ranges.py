@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from affine_casts import fake_quantize
 from fewbits.calibration.ranges import METHODS, Range, method, percentile
 from fewbits.calibration.signed_histogram import SignedHistogram
 from fewbits.errors import UsageError
-from fewbits.formats.affine import asymmetric, fake_quantize
+from fewbits.formats.affine import asymmetric
 from fewbits.formats.integer import INT8, INT8R, UINT8, IntFormat
 
 FORMATS = [UINT8, INT8, INT8R, IntFormat(4, signed=False), IntFormat(16, signed=True)]

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fewbits.formats.affine import Affine, asymmetric, dequantize, fake_quantize, quantize, symmetric
+from affine_casts import dequantize, fake_quantize, quantize
+from fewbits.formats.affine import Affine, asymmetric, symmetric
 from fewbits.formats.integer import INT8, INT8R, UINT8, IntFormat
 
 FORMATS = [INT8, INT8R, UINT8, *map(IntFormat.parse, ("int4", "uint4", "int2r", "uint16", "int16"))]

@@ -6,7 +6,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from fewbits.formats.affine import Affine, asymmetric, dequantize, quantize, symmetric
+from affine_casts import dequantize, quantize
+from fewbits.formats.affine import Affine, asymmetric, symmetric
 from fewbits.formats.integer import INT8, INT8R, UINT8, IntFormat
 
 DTYPES = {"int8": np.int8, "int8r": np.int8, "uint8": np.uint8}

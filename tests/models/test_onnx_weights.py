@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import numpy_helper
 
+from affine_casts import dequantize, quantize
 from builders import CHANNELS, FEATURES, Array, depthwise_separable, gemm, images
 from conversion import converted
-from fewbits.formats.affine import dequantize, quantize
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import INT8_CHANNEL, INT8_TENSOR
 from fewbits.models.onnx_weights import bias_codes, weight_affine

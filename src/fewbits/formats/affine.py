@@ -70,27 +70,6 @@ def largest_to_top(absmax: Float, top: float, reach: float) -> Float:
     return np.asarray(scale, np.float32)
 
 
-def quantize(x: Float, affine: Affine) -> NDArray[np.int32]:
-    """Codes of `x`, same shape, rounded to nearest even and clipped to the format."""
-    scale, zero_point = _broadcast(affine, x.ndim)
-    # Far outside of the range the quotient is infinite, and clipped like any other.
-    with np.errstate(over="ignore"):
-        steps = np.rint(x / scale) + zero_point
-    codes: NDArray[np.int32] = np.clip(steps, affine.format.qmin, affine.format.qmax).astype(np.int32)
-    return codes
-
-
-def dequantize(codes: NDArray[np.int32], affine: Affine) -> Float:
-    """Values of `codes`, same shape."""
-    scale, zero_point = _broadcast(affine, codes.ndim)
-    return ((codes - zero_point) * scale).astype(np.float32)
-
-
-def fake_quantize(x: Float, affine: Affine) -> Float:
-    """The value that each element of `x` has after quantising and dequantising."""
-    return dequantize(quantize(x, affine), affine)
-
-
 def _finite(scale: Float, reach: float | NDArray[Any]) -> Float:
     """`scale`, or the largest with which `reach` steps are a finite value.
 
@@ -99,11 +78,3 @@ def _finite(scale: Float, reach: float | NDArray[Any]) -> Float:
     largest = np.nextafter(_FLOAT.max / np.asarray(reach, np.float32), np.float32(0))
     limited: Float = np.asarray(np.minimum(scale, largest), np.float32)
     return limited
-
-
-def _broadcast(affine: Affine, ndim: int) -> tuple[Float, NDArray[np.int32]]:
-    if affine.axis is None:
-        return affine.scale, affine.zero_point
-    shape = [1] * ndim
-    shape[affine.axis] = -1
-    return affine.scale.reshape(shape), affine.zero_point.reshape(shape)

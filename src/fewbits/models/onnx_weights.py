@@ -10,8 +10,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from fewbits.data.batches import Array
-from fewbits.formats.affine import Affine, quantize, symmetric
-from fewbits.formats.granularity import Tensor
+from fewbits.formats.affine import Affine, symmetric
+from fewbits.formats.granularity import Channel, Tensor
+from fewbits.formats.quantize import quantize
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import integer
 from fewbits.models.onnx_names import Names, array_of
@@ -56,7 +57,7 @@ class WeightWriter:
     ) -> ir.Value:
         key = (source, what, affine.scale.tobytes())
         if key not in self._stored:
-            codes = bias_codes(values, affine.scale) if what == "bias" else quantize(values, affine)
+            codes = bias_codes(values, affine.scale) if what == "bias" else weight_codes(values, affine)
             self._stored[key] = (
                 self._names.constant(f"{node.name}.{what}.codes", codes.astype(dtype)),
                 self._names.constant(f"{node.name}.{what}.scale", affine.scale),
@@ -71,6 +72,13 @@ class WeightWriter:
         decoder.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         self._model.graph.insert_before(node, decoder)
         return decoder.outputs[0]
+
+
+def weight_codes(weight: Array, affine: Affine) -> Array:
+    """Codes of `weight` with symmetric scales, for the whole of it or along one axis."""
+    sharing = Tensor() if affine.axis is None else Channel(affine.axis)
+    scale = affine.scale.reshape([-1 if place == affine.axis else 1 for place in range(weight.ndim)])
+    return quantize(weight, ScaledFormat(affine.format, sharing), scale=scale).codes
 
 
 def bias_codes(bias: Array, scale: Array) -> Array:

@@ -119,7 +119,8 @@ def _legend(*, several: bool) -> str:
     text = (
         "SQNR: energy of the values over energy of the error, in dB; 6 dB halve the error. bits: of one element, "
         "scales included. clipped: beyond the format's largest value. to zero: what was not zero. "
-        "*: no other format has as few bits and a higher SQNR."
+        "*: no other format has as few bits and a higher SQNR. "
+        "Tensors of more than two axes are taken as matrices, first axis by all others."
     )
     return f"{text} all: weighted by the number of elements." if several else text
 

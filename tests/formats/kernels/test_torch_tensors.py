@@ -115,9 +115,15 @@ def test_out_that_does_not_fit_is_refused() -> None:
 def test_the_input_is_left_alone_and_the_result_has_no_history() -> None:
     x = numbers(4, 32).requires_grad_()
     before = x.detach().clone()
-    assert not fake_quantize(x, "mxfp4").requires_grad
+    with torch.no_grad():
+        assert not fake_quantize(x, "mxfp4").requires_grad
     assert not quantize(x, "mxfp4").scale.requires_grad
     assert torch.equal(x.detach(), before)
+
+
+def test_a_gradient_is_not_lost_in_silence() -> None:
+    with pytest.raises(DataError, match="fake_quantize_ste"):
+        fake_quantize(numbers(4, 32).requires_grad_(), "mxfp4")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,6 +1,6 @@
 """Casts of torch tensors: on the CPU the memory of the tensor goes to the kernels for numpy, on CUDA to Triton's.
 
-Tensors that require gradients give results that do not; `fewbits.formats.kernels.autograd` has the form with gradient.
+Rounding has no gradient; `fewbits.formats.kernels.autograd` has the form that lets gradients through.
 """
 
 from __future__ import annotations
@@ -55,8 +55,14 @@ def fake_quantize(
 ) -> torch.Tensor:
     """`x` rounded to `format`, of x's shape, type and device; NaN stays NaN.
 
-    Raises DataError for another type of tensor or scales that do not fit, TargetError for a CUDA tensor without Triton.
+    Raises DataError for another type of tensor, scales that do not fit, or a tensor whose gradient would be lost;
+    TargetError for a CUDA tensor without Triton.
     """
+    if x.requires_grad and torch.is_grad_enabled():
+        raise DataError(
+            "x requires gradients, and rounding has none: fewbits.fake_quantize_ste lets them through; otherwise pass "
+            "x.detach(), or call under torch.no_grad()"
+        )
     source = _plain(x)
     if out is not None:
         _check_out(source, out)
