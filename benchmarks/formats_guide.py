@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fewbits.comparison import CANDIDATES, Cell, FormatComparison, compare, measured
 from fewbits.console import stderr_progress
-from fewbits.formats.fidelity import fidelity
+from fewbits.formats.numerics.fidelity import fidelity
 from fewbits.formats.quantize import fake_quantize
 from fewbits.formats.rounding import NoiseKey
 from fewbits.formats.text import format_text, parse

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fewbits
-from fewbits.formats.affine import Affine
 from fewbits.formats.granularity import Channel, Tensor
+from fewbits.formats.numerics.affine import Affine
 from fewbits.formats.qtensor import QTensor, code_type
 from fewbits.formats.scaled import ScaledFormat
 

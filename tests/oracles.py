@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fewbits.formats.floating import FloatFormat, Specials
+from fewbits.formats.numerics.scalar import decode
 from fewbits.formats.rounding import Rounding
-from fewbits.formats.scalar import decode
 
 SMALL: Mapping[str, type[np.generic]] = {
     "fp8_e5m2": ml_dtypes.float8_e5m2,

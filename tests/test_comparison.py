@@ -27,7 +27,7 @@ from fewbits.comparison import (
 from fewbits.data.batches import Array
 from fewbits.data.weights import FileWeights
 from fewbits.errors import FormatError
-from fewbits.formats.fidelity import Fidelity
+from fewbits.formats.numerics.fidelity import Fidelity
 from fewbits.formats.quantize import fake_quantize, quantize
 from fewbits.formats.text import format_text, parse
 from fewbits.graph import Tensor

@@ -75,7 +75,7 @@ ALLOWED: Mapping[str, set[str]] = {
 }
 
 FRAMEWORKS = {"onnx", "onnx_ir", "onnxruntime", "google", "openvino", "tensorrt", "torch", "tensorflow", "transformers"}
-COMPILERS = {"numba", "triton"}
+COMPILERS = {"numba", "llvmlite", "triton"}
 FRAMEWORK_ROOMS = ("models", "targets", "formats.kernels")
 TERMINAL = {"rich": {"report", "console", "cli"}, "typer": {"cli"}, "matplotlib": {"report"}}
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from fewbits.data.batches import Array
 from fewbits.data.weights import Weights
 from fewbits.errors import FormatError
-from fewbits.formats.fidelity import Fidelity, decibels, fidelity
 from fewbits.formats.levels import KMeansFormat
+from fewbits.formats.numerics.fidelity import Fidelity, decibels, fidelity
+from fewbits.formats.numerics.reach import TileReach, tile_reach
+from fewbits.formats.numerics.scales import scales_of
 from fewbits.formats.qtensor import QTensor
 from fewbits.formats.quantize import fake_quantize
-from fewbits.formats.reach import TileReach, tile_reach
 from fewbits.formats.scaled import Format, ScaledFormat
-from fewbits.formats.scales import scales_of
 from fewbits.formats.text import format_text, parse
 from fewbits.graph import Tensor
 from fewbits.progress import Progress, Silent

@@ -11,8 +11,8 @@ from affine_casts import fake_quantize
 from fewbits.calibration.ranges import METHODS, Range, method, percentile
 from fewbits.calibration.signed_histogram import SignedHistogram
 from fewbits.errors import UsageError
-from fewbits.formats.affine import asymmetric
 from fewbits.formats.integer import INT8, INT8R, UINT8, IntFormat
+from fewbits.formats.numerics.affine import asymmetric
 
 FORMATS = [UINT8, INT8, INT8R, IntFormat(4, signed=False), IntFormat(16, signed=True)]
 rng = np.random.default_rng(0)

@@ -13,8 +13,8 @@ from fewbits.formats.catalog import CATALOGUE
 from fewbits.formats.describe import Kind, bits_per_element, describe, relatives, tile_size
 from fewbits.formats.floating import FloatFormat
 from fewbits.formats.integer import IntFormat
+from fewbits.formats.numerics.scalar import decode
 from fewbits.formats.qtensor import QTensor
-from fewbits.formats.scalar import decode
 from fewbits.formats.scaled import Format, ScaledFormat
 from fewbits.formats.text import parse
 

@@ -21,9 +21,9 @@ from fewbits.errors import DataError, StorageError
 from fewbits.formats.catalog import CATALOGUE
 from fewbits.formats.files import LAYOUT, load, save
 from fewbits.formats.granularity import Shape
-from fewbits.formats.packing import unpack
+from fewbits.formats.numerics.packing import unpack
+from fewbits.formats.numerics.reference import dequantize, quantize
 from fewbits.formats.qtensor import QTensor
-from fewbits.formats.reference import dequantize, quantize
 from fewbits.formats.text import format_text, parse
 
 Array = NDArray[Any]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from fewbits.errors import FormatError
 from fewbits.formats.catalog import CATALOGUE
 from fewbits.formats.floating import E4M3, FLOATS, FP32, FloatFormat, Specials
-from fewbits.formats.scalar import decode
+from fewbits.formats.numerics.scalar import decode
 from oracles import SMALL, WIDE, finite_values, float_formats, gfloat_info
 
 

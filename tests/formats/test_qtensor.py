@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from fewbits.errors import DataError, FewbitsError, FormatError
 from fewbits.formats.granularity import Shape
+from fewbits.formats.numerics.reference import quantize
 from fewbits.formats.qtensor import QTensor, code_type
-from fewbits.formats.reference import quantize
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.text import parse
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fewbits.formats.array import decode_array, encode_array, round_array
 from fewbits.formats.floating import BF16, E2M1, E4M3, E5M2, FP16, FP32, FloatFormat, Specials
 from fewbits.formats.grid import Grid
 from fewbits.formats.integer import INT8, IntFormat
 from fewbits.formats.levels import NF4, BinaryFormat, TernaryFormat
-from fewbits.formats.philox import noise
+from fewbits.formats.numerics.array import decode_array, encode_array, round_array
+from fewbits.formats.numerics.philox import noise
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
 from random_formats import NUMBERS, numbers, probes
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from affine_casts import quantize
 from builders import CHANNELS, Net, images
 from conversion import converted, error, kernels, precisions, run
-from fewbits.formats.affine import asymmetric, symmetric
 from fewbits.formats.integer import INT8, UINT8
+from fewbits.formats.numerics.affine import asymmetric, symmetric
 from fewbits.models.onnx_absorb import absorbed, clips_to
 from odd_models import ODD, finish
 

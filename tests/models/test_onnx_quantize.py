@@ -14,8 +14,8 @@ from affine_casts import fake_quantize
 from builders import CHANNELS, FEATURES, SIZE, Array, Net, images
 from conversion import converted, kernels, precisions, run
 from fewbits.errors import PlanError
-from fewbits.formats.affine import Affine, asymmetric, symmetric
 from fewbits.formats.integer import INT8R, UINT8
+from fewbits.formats.numerics.affine import Affine, asymmetric, symmetric
 from fewbits.formats.scheme import Scheme
 from fewbits.grouping import group
 from fewbits.models.onnx_graph import graph_of

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fewbits.formats.reference import dequantize, fake_quantize, quantize
+from fewbits.formats.numerics.reference import dequantize, fake_quantize, quantize
 from fewbits.formats.rounding import NoiseKey, Rounding
 from fewbits.formats.text import parse
 

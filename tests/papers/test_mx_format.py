@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fewbits.formats.floating import E4M3, E5M2
-from fewbits.formats.reference import dequantize, fake_quantize, quantize
+from fewbits.formats.numerics.reference import dequantize, fake_quantize, quantize
+from fewbits.formats.numerics.scales import per_element, scales_of
 from fewbits.formats.scaled import ScaledFormat
-from fewbits.formats.scales import per_element, scales_of
 from fewbits.formats.text import parse
 
 Float32 = NDArray[np.float32]

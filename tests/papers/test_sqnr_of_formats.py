@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from fewbits.formats.reference import fake_quantize
+from fewbits.formats.numerics.reference import fake_quantize
 from fewbits.formats.text import parse
 
 COUNT = 1 << 20

@@ -18,9 +18,9 @@ from scipy.special import softmax
 from sklearn.datasets import load_digits
 
 from fewbits.formats.levels import TernaryRule
-from fewbits.formats.reference import fake_quantize
-from fewbits.formats.scales import per_element
-from fewbits.formats.ternary import binarise, ternarise
+from fewbits.formats.numerics.reference import fake_quantize
+from fewbits.formats.numerics.scales import per_element
+from fewbits.formats.numerics.ternary import binarise, ternarise
 from fewbits.formats.text import parse
 
 Float = NDArray[np.float32]

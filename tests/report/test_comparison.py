@@ -11,7 +11,7 @@ import pytest
 
 from fewbits.comparison import CANDIDATES, Cell, FormatComparison, Octaves, Refused, Row, Skipped, Span, compare
 from fewbits.data.weights import FileWeights
-from fewbits.formats.fidelity import Fidelity
+from fewbits.formats.numerics.fidelity import Fidelity
 from fewbits.graph import Tensor
 from fewbits.report.comparison import Paper, decibel_text, heat, render, share
 from fewbits.report.comparison_json import to_json

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from drawn_formats import formats
 from fewbits.formats.floating import FloatFormat
-from fewbits.formats.scalar import decode
+from fewbits.formats.numerics.scalar import decode
 from fewbits.formats.scaled import Format
 from fewbits.formats.text import format_text, parse
 from fewbits.native import native, on_cpu

@@ -4,7 +4,7 @@ A quantised array ``w`` is stored as several tensors that any reader of safetens
 
 ==================  ==================================================================================================
 ``w.codes``         Codes of 8, 16 or 32 bits: integers in the array's shape. Others: bytes, packed as
-                    `fewbits.formats.packing` says, in C order.
+                    `fewbits.formats.numerics.packing` says, in C order.
 ``w.scale``         One per tile. float32; with power-of-two scales stored as e8m0, and with nested scales, the codes
                     of that format, laid out like ``w.codes``. Missing if the format has no scales.
 ``w.zero_point``    One per tile, laid out like ``w.codes``. Asymmetric formats only.
@@ -34,14 +34,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from fewbits.errors import DataError, FormatError, StorageError
-from fewbits.formats.array import decode_array, encode_array
 from fewbits.formats.floating import FloatFormat
 from fewbits.formats.granularity import Shape, tiles
 from fewbits.formats.levels import KMeansFormat
-from fewbits.formats.packing import pack, packed_size, unpack
+from fewbits.formats.numerics.array import decode_array, encode_array
+from fewbits.formats.numerics.packing import pack, packed_size, unpack
+from fewbits.formats.numerics.scales import middle_code
 from fewbits.formats.qtensor import QTensor, code_type
 from fewbits.formats.scaled import Element, Format, NestedScale, PowerOfTwoScale, ScaledFormat
-from fewbits.formats.scales import middle_code
 from fewbits.formats.text import format_text, parse
 
 Array = NDArray[Any]

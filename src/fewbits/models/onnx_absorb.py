@@ -7,7 +7,7 @@ from math import inf
 
 import onnx_ir as ir
 
-from fewbits.formats.affine import Affine
+from fewbits.formats.numerics.affine import Affine
 from fewbits.grouping import CARRIERS
 from fewbits.models.onnx_kinds import kind
 from fewbits.models.onnx_names import array_of

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from fewbits.errors import PlanError
-from fewbits.formats.affine import Affine, asymmetric, symmetric
 from fewbits.formats.integer import IntFormat
+from fewbits.formats.numerics.affine import Affine, asymmetric, symmetric
 from fewbits.formats.scheme import Scheme, integer
 from fewbits.grouping import Group
 from fewbits.models.onnx_absorb import absorbed, absorbed_ranges

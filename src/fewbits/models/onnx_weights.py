@@ -10,8 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from fewbits.data.batches import Array
-from fewbits.formats.affine import Affine, symmetric
 from fewbits.formats.granularity import Channel, Tensor
+from fewbits.formats.numerics.affine import Affine, symmetric
 from fewbits.formats.quantize import quantize
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import integer

@@ -8,7 +8,7 @@ from math import copysign, inf, isnan, nan
 from fewbits.formats.floating import FloatFormat
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.levels import BinaryFormat, CodebookFormat, KMeansFormat, TernaryFormat
-from fewbits.formats.scalar import decode, encode
+from fewbits.formats.numerics.scalar import decode, encode
 from fewbits.formats.scaled import Element
 from fewbits.report.figures import exact, number, power_of_two
 from fewbits.report.table import paragraph, table

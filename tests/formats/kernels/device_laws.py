@@ -18,15 +18,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewbits.formats import reference
 from fewbits.formats.floating import FLOATS, FloatFormat
 from fewbits.formats.granularity import tiles
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.kernels import triton_tensors
+from fewbits.formats.numerics import reference
+from fewbits.formats.numerics.scales import Scales, check_scales
 from fewbits.formats.qtensor import QTensor
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
 from fewbits.formats.scaled import Format, NestedScale, ScaledFormat
-from fewbits.formats.scales import Scales, check_scales
 from fewbits.formats.text import parse
 
 Array = np.ndarray[Any, Any]

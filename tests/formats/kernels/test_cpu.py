@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
-from fewbits.formats import reference
 from fewbits.formats.kernels import cpu
 from fewbits.formats.kernels.cpu_noise import fill_noise, stream_of
-from fewbits.formats.philox import noise
+from fewbits.formats.numerics import reference
+from fewbits.formats.numerics.philox import noise
+from fewbits.formats.numerics.scales import Scales, scales_of
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
 from fewbits.formats.scaled import ScaledFormat
-from fewbits.formats.scales import Scales, scales_of
 from fewbits.formats.text import parse
 
 KEY = NoiseKey(2**63 + 987654321, step=3, tensor=0xDEADBEEF)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from fewbits.errors import DataError, TargetError
-from fewbits.formats import kernels, reference
+from fewbits.formats import kernels
 from fewbits.formats.kernels import torch_tensors
+from fewbits.formats.numerics import reference
 from fewbits.formats.quantize import dequantize, fake_quantize, quantize
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
 from fewbits.formats.text import parse

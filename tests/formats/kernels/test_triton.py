@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from fewbits.formats import philox, reference
-from fewbits.formats.array import round_array
 from fewbits.formats.floating import E4M3
+from fewbits.formats.numerics import philox, reference
+from fewbits.formats.numerics.array import round_array
 from fewbits.formats.qtensor import QTensor
 from fewbits.formats.quantize import dequantize, fake_quantize, quantize
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding

@@ -14,10 +14,10 @@ from fewbits.formats.floating import FloatFormat
 from fewbits.formats.granularity import Shape, Tensor
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.kernels import torch_tensors
+from fewbits.formats.numerics.scales import Scales
 from fewbits.formats.quantize import fake_quantize
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
 from fewbits.formats.scaled import REAL, Format, PowerOfTwoScale, ScaledFormat, ScaleRule
-from fewbits.formats.scales import Scales
 from fewbits.formats.text import parse
 
 

@@ -1,7 +1,7 @@
 """Casts of float32 arrays in C order, compiled by numba: one pass over memory, several threads, no compiler needed.
 
-Same bits as `fewbits.formats.reference`, whatever the number of threads: an element's result depends on its tile
-and on its place alone. The work is cut into boxes that stay in a core's cache from finding the scales to rounding.
+Same bits as `fewbits.formats.numerics.reference`, whatever the number of threads: an element's result depends on its
+tile and on its place alone. The work is cut into boxes that stay in a core's cache from finding the scales to rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fewbits.formats.floating import FloatFormat
 from fewbits.formats.granularity import Shape, Tensor, tiles
-from fewbits.formats.integer import IntFormat
+from fewbits.formats.integer import INT8, IntFormat
 from fewbits.formats.kernels.cpu_cast import amax_of_boxes, cast_boxes
 from fewbits.formats.kernels.cpu_lattice import (
     WORTH_THREADS,
@@ -27,19 +27,23 @@ from fewbits.formats.kernels.cpu_lattice import (
     task_bounds,
     whole_tiles,
 )
-from fewbits.formats.kernels.cpu_noise import Stream, stream_of
-from fewbits.formats.kernels.cpu_round import can_round, rule_of
+from fewbits.formats.kernels.cpu_noise import stream_of
+from fewbits.formats.kernels.cpu_round import Division, Loop, loop_for, rounding_loop
+from fewbits.formats.kernels.cpu_rule import can_round, rule_of
 from fewbits.formats.kernels.cpu_scales import sizing_of
-from fewbits.formats.layout import fold
+from fewbits.formats.kernels.cpu_vector import STREAM_BYTES
+from fewbits.formats.numerics.layout import fold
+from fewbits.formats.numerics.scales import Scales, limits, middle_code, scales_of, scales_of_amax
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
 from fewbits.formats.scaled import Format, NestedScale, PowerOfTwoScale, ScaledFormat
-from fewbits.formats.scales import Scales, limits, middle_code, scales_of, scales_of_amax
 
 Float32 = NDArray[np.float32]
 
+_NO_SIZING = sizing_of(ScaledFormat(INT8, Tensor()))
+
 
 def handles(format: Format, shape: Shape) -> bool:
-    """Whether arrays of `shape` can be cast to `format` here; otherwise `fewbits.formats.reference` does."""
+    """Whether arrays of `shape` can be cast to `format` here; otherwise `fewbits.formats.numerics.reference` does."""
     element = format.element if isinstance(format, ScaledFormat) else format
     if not isinstance(element, IntFormat | FloatFormat) or not can_round(element.grid) or prod(shape) == 0:
         return False
@@ -60,10 +64,12 @@ def fake_quantize(
     overflow: Overflow = Overflow.SATURATE,
     key: NoiseKey | None = None,
     threads: int | None = None,
+    fresh: bool = False,
 ) -> None:
     """Write `x` rounded to `format` to `out`, which may be `x`; both float32 and in C order.
 
-    `scales` ``None`` takes the array's own. What `handles` refuses may not be passed.
+    `scales` ``None`` takes the array's own. What `handles` refuses may not be passed. `fresh` says that `out` is
+    memory that nothing was written to yet: it comes through the caches anyway.
     """
     threads = threads or available_threads()
     known = format if isinstance(format, ScaledFormat) or scales is None else ScaledFormat(format, Tensor())
@@ -71,10 +77,10 @@ def fake_quantize(
         flat = (1, 1, x.size)
         element = known
         assert isinstance(element, IntFormat | FloatFormat)
-        _Cast(x, out, element, rounding, overflow, key, threads).run(whole_tiles(flat, (1, 1, 1)))
+        _Cast(x, out, element, rounding, overflow, key, threads, fresh).run(whole_tiles(flat, (1, 1, 1)))
         return
     assert isinstance(known.element, IntFormat | FloatFormat)
-    cast = _Cast(x, out, known.element, rounding, overflow, key, threads)
+    cast = _Cast(x, out, known.element, rounding, overflow, key, threads, fresh)
     lattice = _lattice(x.shape, known)
     one_pass = scales is None and not known.asymmetric and not isinstance(known.scale, NestedScale)
     if isinstance(known.scale, PowerOfTwoScale) and np.may_share_memory(x, out):
@@ -133,6 +139,7 @@ class _Cast:
     overflow: Overflow
     key: NoiseKey | None
     threads: int
+    fresh: bool
 
     def run(
         self,
@@ -147,36 +154,42 @@ class _Cast:
         grid = self.element.grid
         integers = isinstance(self.element, IntFormat)
         bottom, top = ends or (grid.low, grid.high)
-        rule = rule_of(grid, self.rounding, integers=integers, low=bottom, high=top)
-        stream: Stream | None = None
-        if self.rounding is Rounding.STOCHASTIC:
-            assert self.key is not None
-            stream = stream_of(self.key)
-        sizing = None if own is None else sizing_of(own)
+        choice = loop_for(grid, self.rounding, self.overflow, integers=integers, low=bottom, high=top)
+        if low is not None:
+            choice = Loop.ANY
+        division = Division.NONE if scale is None else Division.REAL
+        if own is not None and isinstance(own.scale, PowerOfTwoScale):
+            division = Division.POWERS
+        loop = rounding_loop(choice, division)
+        rule = rule_of(grid, self.rounding, self.overflow, integers=integers, low=bottom, high=top)
+        stream = stream_of(self.key or NoiseKey(0))
+        sizing = _NO_SIZING if own is None else sizing_of(own)
+        nothing = np.empty((0, 0, 0), np.float32)
         amax = np.zeros(lattice.scale_shape if own is not None else (0, 0, 0), np.uint32)
         x, out = self.x.reshape(-1), self.out.reshape(-1)
-        to_even = True if self.rounding is Rounding.NEAREST_EVEN else None
-        saturate = True if self.overflow is Overflow.SATURATE else None
-        flush = True if grid.flush else None
+
+        # Where `out` is `x` the loops could not be vectorised without a run in between.
+        streaming = (out.nbytes >= STREAM_BYTES and not self.fresh) or np.may_share_memory(x, out)
 
         def work(_: int, first: int, last: int) -> bool:
             return cast_boxes(
+                loop,
                 x,
                 stream,
-                to_even,
-                saturate,
-                flush,
-                integers or None,
+                self.rounding is Rounding.STOCHASTIC,
+                own is not None,
                 amax,
                 sizing,
-                scale,
-                low,
-                high,
+                scale is not None,
+                nothing if scale is None else scale,
+                nothing if low is None else low,
+                nothing if high is None else high,
                 lattice,
                 first,
                 last,
                 rule,
                 out,
+                streaming,
             )
 
         return share(work, lattice, self.threads)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from numba import njit
+from numba import cfunc, njit
 
 F = TypeVar("F", bound=Callable[..., object])
 
 
 def compiled(function: F) -> F:
-    """`function`, compiled when it is first called with arguments of new types.
-
-    An argument that is ``None`` is a type of its own: what stands under ``if argument is None`` is then the only code
-    that is compiled, so that the inner loops have no branches.
-    """
+    """`function`, compiled when it is first called with arguments of new types."""
     return cast(F, njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+def compiled_as(signature: Any, function: F) -> F:
+    """`function`, compiled now, as an argument for functions that are compiled once whatever they are to call."""
+    return cast(F, cfunc(signature, cache=True, error_model="numpy")(function))
 
 
 @compiled

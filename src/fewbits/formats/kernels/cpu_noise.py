@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewbits.formats.kernels.cpu_compiled import compiled
-from fewbits.formats.philox import MULTIPLIERS, ROUNDS, WEYL
+from fewbits.formats.numerics.philox import MULTIPLIERS, ROUNDS, WEYL
 from fewbits.formats.rounding import NoiseKey
 
 _FIRST, _SECOND = (np.uint64(multiplier) for multiplier in MULTIPLIERS)

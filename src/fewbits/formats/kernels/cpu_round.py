@@ -1,203 +1,251 @@
-"""Rounding a run of float32 values to a grid: integer arithmetic on bit patterns, selects instead of branches.
+"""Rounding a run of float32 values to a grid: selects instead of branches, so that the loops become vector code.
 
-Above ``2**min_exponent`` rounding is an addition to the bit pattern and a mask (a carry raises the exponent, as it
-must); below, where the step is constant, it is arithmetic on ``|y| / step``, which is exact for powers of two.
+There is a loop for everything (`ANY`), and short ones for what is cast most: saturating, to nearest even or
+stochastically, between limits of one magnitude. They clip first, which changes nothing, as limits are on the grid.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from enum import Enum
+from functools import cache
+from typing import Any
 
 import numpy as np
+from numba import typeof as numba_typeof
+from numba import types
 from numpy.typing import NDArray
 
 from fewbits.formats.grid import Grid
-from fewbits.formats.kernels.cpu_compiled import bits, compiled, number
-from fewbits.formats.rounding import Rounding
+from fewbits.formats.integer import INT8
+from fewbits.formats.kernels.cpu_compiled import bits, compiled, compiled_as, number
+from fewbits.formats.kernels.cpu_rule import BIAS, MANTISSA_BITS, Rule, is_by_pattern, rule_of
+from fewbits.formats.kernels.cpu_vector import prefetch
+from fewbits.formats.rounding import Overflow, Rounding
 
 Float32 = NDArray[np.float32]
+Words = NDArray[np.uint32]
 
-_MANTISSA_BITS, _BIAS = 23, 127
-_MAGNITUDE = np.uint32(0x7FFFFFFF)
+_MAGNITUDE, _SIGN, _EXPONENT = np.uint32(0x7FFFFFFF), np.uint32(0x80000000), np.uint32(0x7F800000)
 _NOTHING = np.uint32(0)
 _EIGHT = np.uint32(8)
+_WHOLE = np.uint32(0xFF000000)  # of a number with 24 bits behind the binary point
+_SIGNED_WHOLE = np.int32(-(1 << 24))
 _ALL = np.int32(1 << 24)
 _UNIT = np.float32(2.0**-24)
-_BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
+_INVERSE = np.uint32(2 * BIAS << MANTISSA_BITS)  # less the pattern of a power of two: that of its inverse
 
 
-class Rule(NamedTuple):
-    """A grid, a rounding and an overflow as the numbers that the loops need. Powers are float32, patterns uint32."""
-
-    dropped: np.uint32  # bits of the mantissa that go
-    keep: np.uint32  # mask of the others
-    half_less_one: np.uint32
-    last: np.uint32  # mask of the last bit that stays; 0 if all do
-    add_positive: np.uint32  # what rounding adds to the pattern of a magnitude before the mask
-    add_negative: np.uint32
-    beyond_positive: np.float32  # a fraction of a step beyond which the magnitude goes up
-    beyond_negative: np.float32
-    noise_shift: np.uint32
-    least: np.uint32  # pattern of 2**min_exponent, or 0 where patterns do for subnormals too
-    magic: np.float32  # adding it and taking it away rounds to a multiple of the step
-    steps: np.float32  # in one
-    step: np.float32
-    flush: np.uint32  # smaller patterns become zero
-    low: np.float32
-    high: np.float32
-    under: np.float32  # what stands for less than `low` and more than `high`, unless saturating
-    over: np.float32
-    zero: np.float32  # +0 where -0 is no value, otherwise -0
+_STRETCH = 256  # numbers between which is fetched what follows
 
 
-def can_round(grid: Grid) -> bool:
-    """Whether the loops here know `grid`.
+class Loop(Enum):
+    """Which loop rounds."""
 
-    It has a zero, its least step and the inverse of it are normal float32 numbers (or it has float32's exponents),
-    and where powers of two are neighbours, an even exponent field is one that is even in float32.
-    """
-    steps_in_one = grid.mantissa_bits - grid.min_exponent
-    normal = grid.min_exponent == 1 - _BIAS or 0 <= steps_in_one < _BIAS
-    return grid.zero and normal and (grid.mantissa_bits > 0 or grid.min_exponent % 2 == 0)
+    ANY = 0
+    EVEN = 1  # floats; an addition that leaves no room for the bits that go
+    EVEN_PATTERN = 2  # floats with the exponents of float32: an addition to the bit pattern
+    EVEN_INTEGER = 3
+    NOISE = 4
+    NOISE_PATTERN = 5
+    NOISE_INTEGER = 6
 
 
-def rule_of(grid: Grid, rounding: Rounding, *, integers: bool, low: float, high: float) -> Rule:
-    """The numbers for rounding to `grid` between `low` and `high`; `integers` if its step is the same everywhere."""
-    dropped = _MANTISSA_BITS - grid.mantissa_bits
-    unit = (1 << dropped) - 1
-    half = (1 << dropped) >> 1
-    by_pattern = grid.min_exponent == 1 - _BIAS and not integers
-    step = 0 if by_pattern else grid.min_exponent - grid.mantissa_bits
-    add = {Rounding.NEAREST_AWAY: (half, half), Rounding.FLOOR: (0, unit)}.get(rounding, (0, 0))
-    beyond = {Rounding.NEAREST_AWAY: (_BELOW_HALF, _BELOW_HALF), Rounding.FLOOR: (1, 0)}.get(rounding, (1, 1))
-    signed = grid.low < 0
-    over = np.float32(np.inf if grid.infinity else np.nan)
-    # Twice the top bit, so that numbers of either sign keep their step while the sum is formed.
-    magic = 1.5 * 2.0 ** (step + _MANTISSA_BITS) if integers else 2.0 ** (step + _MANTISSA_BITS)
-    return Rule(
-        dropped=np.uint32(dropped),
-        keep=np.uint32(0xFFFFFFFF ^ unit),
-        half_less_one=np.uint32(max(half - 1, 0)),
-        last=np.uint32(min(dropped, 1)),
-        add_positive=np.uint32(add[0]),
-        add_negative=np.uint32(add[1]),
-        beyond_positive=np.float32(beyond[0]),
-        beyond_negative=np.float32(beyond[1]),
-        noise_shift=np.uint32(grid.mantissa_bits + 1),
-        least=np.uint32(0 if by_pattern else (grid.min_exponent + _BIAS) << _MANTISSA_BITS),
-        magic=np.float32(magic),
-        steps=np.float32(2.0**-step),
-        step=np.float32(2.0**step),
-        flush=np.uint32((grid.min_exponent + _BIAS) << _MANTISSA_BITS if grid.flush else 0),
-        low=np.float32(low),
-        high=np.float32(high),
-        under=-over if signed else np.float32(np.nan),
-        over=over,
-        zero=np.float32(-0.0 if grid.negative_zero else 0.0),
-    )
+class Division(Enum):
+    """By what a run is divided before rounding."""
+
+    NONE = 0
+    POWERS = 1  # of two, between 2**-126 and 2**126: what is normal and has a normal inverse
+    REAL = 2
+
+
+def loop_for(grid: Grid, rounding: Rounding, overflow: Overflow, *, integers: bool, low: float, high: float) -> Loop:
+    """The fastest loop for rounding to `grid` between `low` and `high`."""
+    if rounding not in (Rounding.NEAREST_EVEN, Rounding.STOCHASTIC) or overflow is not Overflow.SATURATE:
+        return Loop.ANY
+    stochastic = rounding is Rounding.STOCHASTIC
+    if integers:
+        if not stochastic:
+            return Loop.EVEN_INTEGER
+        fixed_point_fits = max(-low, high) < 256 * grid.smallest_step
+        return Loop.NOISE_INTEGER if fixed_point_fits else Loop.ANY
+    if low != -high or grid.flush or grid.mantissa_bits == 0 or high == 0:
+        return Loop.ANY
+    if is_by_pattern(grid):
+        return Loop.NOISE_PATTERN if stochastic else Loop.EVEN_PATTERN
+    dropped = MANTISSA_BITS - grid.mantissa_bits
+    if stochastic:
+        return Loop.NOISE if grid.mantissa_bits <= 6 else Loop.ANY
+    return Loop.EVEN if dropped and np.log2(high) + dropped < BIAS else Loop.ANY
 
 
 @compiled
-def _in_steps(magnitude: np.float32, negative: bool, word: np.uint32 | None, rule: Rule) -> np.float32:
-    """`magnitude` rounded to a multiple of the constant step, by any rounding but to nearest even."""
+def _even(y: np.float32, rule: Rule) -> np.float32:
+    magnitude = number(bits(y) & _MAGNITUDE)
+    magnitude = rule.high if magnitude > rule.high else magnitude
+    power = max(bits(magnitude), rule.least) & _EXPONENT
+    magic = number(np.uint32(power + rule.lift))
+    rounded = (magnitude + magic) - magic
+    return number(bits(rounded) | (bits(y) & _SIGN))
+
+
+@compiled
+def _even_pattern(y: np.float32, rule: Rule) -> np.float32:
+    magnitude = bits(y) & _MAGNITUDE
+    last = (magnitude >> rule.dropped) & rule.last
+    rounded = np.uint32(magnitude + rule.half_less_one + last) & rule.keep
+    rounded = min(rounded, bits(rule.high))
+    result = number(rounded | (bits(y) & _SIGN))
+    return y if magnitude > _EXPONENT else result
+
+
+@compiled
+def _even_integer(y: np.float32, rule: Rule) -> np.float32:
+    y = rule.high if y > rule.high else y
+    y = rule.low if y < rule.low else y
+    return (y + rule.magic) - rule.magic
+
+
+@compiled
+def _noise(y: np.float32, word: np.uint32, rule: Rule) -> np.float32:
+    magnitude = number(bits(y) & _MAGNITUDE)
+    magnitude = rule.high if magnitude > rule.high else magnitude
+    normal = np.uint32(bits(magnitude) + ((word >> _EIGHT) >> rule.noise_shift)) & rule.keep
+    # Below, the step is constant: the magnitude as a number with 24 bits behind the point. What lies further behind
+    # changes no comparison with noise of 24 bits.
+    fixed = np.int32(np.int32(magnitude * rule.noise_steps) + np.int32(word >> _EIGHT)) & _SIGNED_WHOLE
+    below = bits(np.float32(np.int32(fixed)) * (rule.step * _UNIT))
+    rounded = below if bits(magnitude) < rule.least else normal
+    result = number(rounded | (bits(y) & _SIGN))
+    return y if np.isnan(y) else result
+
+
+@compiled
+def _noise_pattern(y: np.float32, word: np.uint32, rule: Rule) -> np.float32:
+    magnitude = bits(y) & _MAGNITUDE
+    rounded = np.uint32(magnitude + ((word >> _EIGHT) >> rule.noise_shift)) & rule.keep
+    rounded = min(rounded, bits(rule.high))
+    result = number(rounded | (bits(y) & _SIGN))
+    return y if magnitude > _EXPONENT else result
+
+
+@compiled
+def _noise_integer(y: np.float32, word: np.uint32, rule: Rule) -> np.float32:
+    given = y
+    y = rule.high if y > rule.high else y
+    y = rule.low if y < rule.low else y
+    magnitude = number(bits(y) & _MAGNITUDE)
+    fixed = np.uint32(np.uint32(magnitude * rule.noise_steps) + (word >> _EIGHT)) & _WHOLE
+    rounded = np.float32(np.uint32(fixed)) * (rule.step * _UNIT)
+    result = number(bits(rounded) | (bits(y) & _SIGN))
+    return given if np.isnan(given) else result
+
+
+@compiled
+def _in_steps(magnitude: np.float32, beyond: np.float32, rule: Rule) -> np.float32:
+    """`magnitude` rounded to a multiple of the constant step: up if more than `beyond` of a step is left."""
     quotient = magnitude * rule.steps
     whole = np.float32(np.floor(quotient))
-    fraction = quotient - whole
-    if word is None:
-        up = fraction > (rule.beyond_negative if negative else rule.beyond_positive)
-    else:
-        up = fraction >= np.float32(_ALL - np.int32(word >> _EIGHT)) * _UNIT
-    return (whole + np.float32(up)) * rule.step
+    return (whole + np.float32(quotient - whole > beyond)) * rule.step
 
 
 @compiled
-def round_integers(
-    x: Float32,
-    words: NDArray[np.uint32] | None,
-    to_even: bool | None,
-    scale: Float32 | None,
-    low: Float32 | None,
-    high: Float32 | None,
-    times: Float32 | None,
-    rule: Rule,
-    out: Float32,
-) -> None:
-    """Write `x` divided by `scale`, rounded to multiples of the step between the limits, times `times`, to `out`.
-
-    All are runs of one length; ``None`` for a scale is 1, for limits the rule's, for words no noise.
-    """
-    for i in range(x.size):
-        y = x[i]
-        if scale is not None:
-            y = y / scale[i]
-        # Limits are multiples of the step, so that clipping first changes nothing, and all that follows is exact.
-        top = rule.high if high is None else high[i]
-        bottom = rule.low if low is None else low[i]
-        y = top if y > top else y
-        y = bottom if y < bottom else y
-        if to_even is not None:
-            y = (y + rule.magic) - rule.magic
+def _any(y: np.float32, word: np.uint32, stochastic: bool, low: np.float32, high: np.float32, rule: Rule) -> np.float32:
+    given = y
+    if rule.integers:
+        # So that all that follows is exact.
+        y = high if y > high else y
+        y = low if y < low else y
+    pattern = bits(y)
+    magnitude = np.uint32(pattern & _MAGNITUDE)
+    sign = np.uint32(pattern ^ magnitude)
+    if rule.to_even:
+        last = (magnitude >> rule.dropped) & rule.last
+        normal = np.uint32(magnitude + rule.half_less_one + last) & rule.keep
+        if rule.integers:
+            below = bits((y + rule.magic) - rule.magic) & _MAGNITUDE
         else:
-            pattern = bits(y)
-            magnitude = np.uint32(pattern & _MAGNITUDE)
-            sign = np.uint32(pattern ^ magnitude)
-            word = None if words is None else words[i]
-            y = number(bits(_in_steps(number(magnitude), sign != _NOTHING, word, rule)) | sign)
-        if times is not None:
-            y = y * times[i]
-        out[i] = y + rule.zero
-
-
-@compiled
-def round_floats(
-    x: Float32,
-    words: NDArray[np.uint32] | None,
-    to_even: bool | None,
-    saturate: bool | None,
-    flush: bool | None,
-    scale: Float32 | None,
-    low: Float32 | None,
-    high: Float32 | None,
-    times: Float32 | None,
-    rule: Rule,
-    out: Float32,
-) -> None:
-    """As `round_integers`, where the step doubles with every power of two, and overflow may be Inf or NaN."""
-    for i in range(x.size):
-        given = x[i]
-        y = given
-        if scale is not None:
-            y = y / scale[i]
-        pattern = bits(y)
-        magnitude = np.uint32(pattern & _MAGNITUDE)
-        sign = np.uint32(pattern ^ magnitude)
-        if to_even is not None:
-            last = (magnitude >> rule.dropped) & rule.last
-            normal = np.uint32((magnitude + rule.half_less_one + last) & rule.keep)
             below = bits((number(magnitude) + rule.magic) - rule.magic)
-        elif words is None:
-            negative = sign != _NOTHING
-            add = rule.add_negative if negative else rule.add_positive
-            normal = np.uint32((magnitude + add) & rule.keep)
-            below = bits(_in_steps(number(magnitude), negative, None, rule))
-        else:
-            word = words[i]
-            normal = np.uint32((magnitude + ((word >> _EIGHT) >> rule.noise_shift)) & rule.keep)
-            below = bits(_in_steps(number(magnitude), False, word, rule))
-        rounded = below if magnitude < rule.least else normal
-        if flush is not None:
-            rounded = rounded if rounded >= rule.flush else _NOTHING
-        y = number(np.uint32(rounded | sign))
-        top = rule.high if high is None else high[i]
-        bottom = rule.low if low is None else low[i]
-        if saturate is not None:
-            y = top if y > top else y
-            y = bottom if y < bottom else y
-        else:
-            under = y < bottom
-            y = rule.over if y > top else y
-            y = rule.under if under else y
-        if times is not None:
-            y = y * times[i]
-        y = y + rule.zero
-        out[i] = given if np.isnan(given) else y
+    elif stochastic:
+        normal = np.uint32((magnitude + ((word >> _EIGHT) >> rule.noise_shift)) & rule.keep)
+        quotient = number(magnitude) * rule.steps
+        whole = np.float32(np.floor(quotient))
+        up = quotient - whole >= np.float32(_ALL - np.int32(word >> _EIGHT)) * _UNIT
+        below = bits((whole + np.float32(up)) * rule.step)
+    else:
+        negative = sign != _NOTHING
+        add = rule.add_negative if negative else rule.add_positive
+        normal = np.uint32(magnitude + add) & rule.keep
+        below = bits(_in_steps(number(magnitude), rule.beyond_negative if negative else rule.beyond_positive, rule))
+    rounded = below if magnitude < rule.least else normal
+    rounded = rounded if rounded >= rule.flush else _NOTHING
+    y = number(np.uint32(rounded | sign))
+    over = high if rule.saturate else rule.over
+    under = low if rule.saturate else rule.under
+    below_low = y < low
+    y = over if y > high else y
+    y = under if below_low else y
+    return given if np.isnan(given) else y
+
+
+_TYPEOF: Any = numba_typeof  # itself untyped
+_RULE = rule_of(INT8.grid, Rounding.NEAREST_EVEN, Overflow.SATURATE, integers=True, low=-1, high=1)
+_FLOATS = types.Array(types.float32, 1, "C")
+_WORDS = types.Array(types.uint32, 1, "C")
+SIGNATURE = types.void(_FLOATS, _WORDS, _FLOATS, _FLOATS, _FLOATS, _FLOATS, _TYPEOF(_RULE), _FLOATS, types.intp)
+
+
+@cache
+def rounding_loop(loop: Loop, division: Division) -> Any:
+    """The compiled loop ``(x, words, steps, times, low, high, rule, out)``.
+
+    It writes `x` divided by `steps`, rounded with the noise `words`, times `times`, to `out`. All are runs of one
+    length; what a loop does not need may be empty: `steps` and `times` without division, `words` without noise (no
+    noise, for `ANY`), `low` and `high` for limits that are the rule's.
+    """
+    numbered, divided, powers = loop.value, division is not Division.NONE, division is Division.POWERS
+    return compiled_as(SIGNATURE, _written(numbered, divided, powers))
+
+
+def _written(loop: int, divided: bool, powers: bool) -> Any:
+    def run(
+        x: Float32,
+        words: Words,
+        steps: Float32,
+        times: Float32,
+        low: Float32,
+        high: Float32,
+        rule: Rule,
+        out: Float32,
+        soon: int,
+    ) -> None:
+        limited, stochastic = low.size > 0, words.size > 0
+        for first in range(0, x.size, _STRETCH):
+            count, start = min(x.size - first, _STRETCH), np.uint64(first)
+            for line in range(_STRETCH // 16):
+                prefetch(soon + first * 4 + line * 64)
+            for place in range(count):
+                i = start + np.uint64(place)
+                y = x[i]
+                if divided:
+                    y = y * number(np.uint32(_INVERSE - bits(steps[i]))) if powers else y / steps[i]
+                if loop == 1:
+                    y = _even(y, rule)
+                elif loop == 2:
+                    y = _even_pattern(y, rule)
+                elif loop == 3:
+                    y = _even_integer(y, rule)
+                elif loop == 4:
+                    y = _noise(y, words[i], rule)
+                elif loop == 5:
+                    y = _noise_pattern(y, words[i], rule)
+                elif loop == 6:
+                    y = _noise_integer(y, words[i], rule)
+                else:
+                    word = words[i] if stochastic else _NOTHING
+                    least, most = (low[i], high[i]) if limited else (rule.low, rule.high)
+                    y = _any(y, word, stochastic, least, most, rule)
+                if divided:
+                    y = y * times[i]
+                out[i] = y + rule.zero
+
+    return run

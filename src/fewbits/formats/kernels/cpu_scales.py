@@ -7,26 +7,30 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fewbits.formats.affine import largest_to_top
 from fewbits.formats.floating import E8M0, FloatFormat
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.kernels.cpu_compiled import bits, compiled, number
 from fewbits.formats.kernels.cpu_lattice import Lattice, box
+from fewbits.formats.kernels.cpu_vector import largest_of_16, largest_of_32
+from fewbits.formats.numerics.affine import largest_to_top
+from fewbits.formats.numerics.scales import middle_code
 from fewbits.formats.scaled import PowerOfTwoScale, ScaledFormat, ScaleRule
-from fewbits.formats.scales import middle_code
 
 Patterns = NDArray[np.uint32]
 
 PIECE = 4096
 """Elements that are worked on at a time: few enough for the first level of cache, with all that belongs to them."""
 
+
 _MAGNITUDE, _INFINITY = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000)
 _LEAST_NORMAL = np.uint32(0x00800000)
 _NOTHING = np.uint32(0)
 _MANTISSA = np.uint32(0x007FFFFF)
 _ONE, _LIFT, _TINY = np.float32(1), np.float32(2.0**24), np.finfo(np.float32).tiny
+_LEAST_POWER, _MOST_POWER = np.float32(2.0**-126), np.float32(2.0**126)
 _ENDLESS = np.float32(np.inf)
 _MANTISSA_BITS = 23
+_WIDE = 256  # columns of a tile from which on each is a loop of its own
 _NONE, _TOP_BIT, _MOST = np.int32(0), np.int32(22), np.int32(127)
 _UNLIFTED, _LIFTED = np.int32(127), np.int32(127 + 24)
 
@@ -73,11 +77,22 @@ def sizing_of(format: ScaledFormat) -> Sizing:
 
 
 @compiled
+def _largest_of_blocks(run: Patterns, wide: int, of_blocks: Patterns) -> None:
+    """Write the largest magnitude of each `wide`, 16 or 32, of `run`, which is Inf or NaN if there is one."""
+    address = run.ctypes.data
+    if wide == 32:
+        for block in range(of_blocks.size):
+            of_blocks[block] = largest_of_32(address + block * 128)
+    else:
+        for block in range(of_blocks.size):
+            of_blocks[block] = largest_of_16(address + block * 64)
+
+
+@compiled
 def _largest(run: Patterns, most: np.uint32) -> np.uint32:
     """The largest finite magnitude in `run`, or `most` if that is larger."""
     for i in range(run.size):
         magnitude = np.uint32(run[i] & _MAGNITUDE)
-        # The builtin, not a comparison: it is what the compiler knows as a reduction, and vectorises.
         most = max(most, magnitude if magnitude < _INFINITY else _NOTHING)
     return most
 
@@ -91,11 +106,45 @@ def _raise_to(columns: Patterns, run: Patterns) -> None:
 
 
 @compiled
-def raise_amax(x: Patterns, lattice: Lattice, unit: int, columns: Patterns, amax: NDArray[np.uint32]) -> None:
+def _raise_tiles(run: Patterns, column: int, wide: int, of_blocks: Patterns, of_tiles: Patterns) -> None:
+    """Raise `of_tiles` to the largest finite magnitudes in `run`, which begins at `column` of the array."""
+    done, block = 0, 32 if wide % 32 == 0 else 16
+    if wide < _WIDE and wide % block == 0 and column % wide == 0:
+        count = run.size // block
+        done = count * block
+        blocks = of_blocks[:count]
+        _largest_of_blocks(run, block, blocks)
+        most_of_all = _NOTHING
+        for i in range(count):
+            most_of_all = max(most_of_all, blocks[i])
+        if most_of_all >= _INFINITY:
+            for i in range(count):
+                if blocks[i] >= _INFINITY:
+                    blocks[i] = _largest(run[i * block : (i + 1) * block], _NOTHING)
+        these = of_tiles[column // wide : column // wide + -(-done // wide)]
+        if wide == block:
+            for i in range(count):
+                these[i] = max(these[i], blocks[i])
+        else:
+            per_tile = wide // block
+            for i in range(count):
+                these[i // per_tile] = max(these[i // per_tile], blocks[i])
+    at, end = column + done, column + run.size
+    while at < end:
+        tile = at // wide
+        stop = min((tile + 1) * wide, end)
+        of_tiles[tile] = _largest(run[at - column : stop - column], of_tiles[tile])
+        at = stop
+
+
+@compiled
+def raise_amax(x: Patterns, lattice: Lattice, unit: int, scratch: Patterns, amax: NDArray[np.uint32]) -> None:
     """Raise `amax`, of the shape of the scales, to the largest finite magnitudes in one box of `x`.
 
-    `x` has one axis. Magnitudes are bit patterns: those of numbers without sign are in the order of the numbers.
+    `x` has one axis; `scratch` is of twice PIECE. Magnitudes are bit patterns: those of numbers without sign are in
+    the order of the numbers.
     """
+    columns, of_blocks = scratch[:PIECE], scratch[PIECE:]
     _, height, width = lattice.shape
     deep, high, wide = lattice.tile
     plane, last_plane, first_row, last_row, first_column, last_column = box(lattice, unit)
@@ -109,38 +158,35 @@ def raise_amax(x: Patterns, lattice: Lattice, unit: int, columns: Patterns, amax
             single = slab_end - plane == 1 and band_end - row == 1
             for column in range(first_column, last_column, step):
                 end = min(column + step, last_column)
-                if not single:
-                    columns[: end - column] = _NOTHING
-                    for z in range(plane, slab_end):
-                        for y in range(row, band_end):
-                            start = (z * height + y) * width
-                            _raise_to(columns, x[start + column : start + end])
-                    source, offset = columns, -column
-                else:
-                    source, offset = x, (plane * height + row) * width
-                tile = column // wide
-                at, stop = column, (tile + 1) * wide
-                while at < end:
-                    of_tiles[tile] = _largest(source[offset + at : offset + min(stop, end)], of_tiles[tile])
-                    at, stop, tile = stop, stop + wide, tile + 1
+                if single:
+                    start = (plane * height + row) * width
+                    _raise_tiles(x[start + column : start + end], column, wide, of_blocks, of_tiles)
+                    continue
+                for i in range(end - column):
+                    columns[i] = _NOTHING
+                for z in range(plane, slab_end):
+                    for y in range(row, band_end):
+                        start = (z * height + y) * width
+                        _raise_to(columns, x[start + column : start + end])
+                _raise_tiles(columns[: end - column], column, wide, of_blocks, of_tiles)
             row = band_end
         plane = slab_end
 
 
 @compiled
 def _real_scales(amax: Patterns, sizing: Sizing, scale: NDArray[np.float32]) -> bool:
-    infinite = False
+    unusual = False
     for i in range(amax.size):
         found = number(amax[i]) / sizing.top
         found = _ONE if found < _TINY else min(found, sizing.largest)
         scale[i] = found
-        infinite |= found * sizing.reach == _ENDLESS
-    return infinite
+        unusual |= found * sizing.reach == _ENDLESS
+    return unusual
 
 
 @compiled
 def _powers_of_two(amax: Patterns, sizing: Sizing, scale: NDArray[np.float32]) -> bool:
-    infinite = False
+    unusual = False
     for i in range(amax.size):
         subnormal = amax[i] < _LEAST_NORMAL
         pattern = bits(number(amax[i]) * _LIFT) if subnormal else amax[i]
@@ -152,24 +198,27 @@ def _powers_of_two(amax: Patterns, sizing: Sizing, scale: NDArray[np.float32]) -
         found = number(np.uint32(normal if exponent > -_MOST else below))
         found = _ONE if amax[i] == _NOTHING else found
         scale[i] = found
-        infinite |= found * sizing.reach == _ENDLESS
-    return infinite
+        unusual |= (found * sizing.reach == _ENDLESS) | (found < _LEAST_POWER) | (found > _MOST_POWER)
+    return unusual
 
 
 @compiled
 def scales_of_box(
     amax: NDArray[np.uint32], lattice: Lattice, unit: int, sizing: Sizing, scale: NDArray[np.float32]
 ) -> bool:
-    """Write the scales of the tiles of one box, of whole tiles; whether a scaled element can be infinite."""
+    """Write the scales of the tiles of one box, of whole tiles; whether the fast loops do not know one of them.
+
+    They do not where a scaled element can be infinite, or where the inverse of a power of two is not normal.
+    """
     deep, high, wide = lattice.tile
     plane, last_plane, row, last_row, column, last_column = box(lattice, unit)
     first, last = column // wide, (last_column - 1) // wide + 1
-    infinite = False
+    unusual = False
     for z in range(plane // deep, (last_plane - 1) // deep + 1):
         for y in range(row // high, (last_row - 1) // high + 1):
             magnitudes, scales = amax[z, y, first:last], scale[z, y, first:last]
             if sizing.power_of_two:
-                infinite |= _powers_of_two(magnitudes, sizing, scales)
+                unusual |= _powers_of_two(magnitudes, sizing, scales)
             else:
-                infinite |= _real_scales(magnitudes, sizing, scales)
-    return infinite
+                unusual |= _real_scales(magnitudes, sizing, scales)
+    return unusual

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewbits.errors import DataError
-from fewbits.formats import reference
+from fewbits.formats.numerics import reference
+from fewbits.formats.numerics.scales import Scales, check_scales
 from fewbits.formats.qtensor import QTensor
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
 from fewbits.formats.scaled import Format, ScaledFormat
-from fewbits.formats.scales import Scales, check_scales
 
 if find_spec("numba") is not None:
     from fewbits.formats.kernels import cpu
@@ -47,7 +47,7 @@ def fake_quantize(
     if _COMPILES and x.dtype == np.float32 and x.size >= _WORTH_COMPILING and cpu.handles(format, x.shape):
         source = np.ascontiguousarray(x)
         result = np.empty(x.shape, np.float32) if out is None else out
-        cpu.fake_quantize(source, result, format, scales, rounding, overflow, key)
+        cpu.fake_quantize(source, result, format, scales, rounding, overflow, key, fresh=out is None)
         return result
     rounded = reference.fake_quantize(x, format, scales, rounding, overflow, key)
     if out is None:

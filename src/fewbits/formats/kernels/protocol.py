@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from fewbits.formats.numerics.scales import Scales
 from fewbits.formats.qtensor import A, QTensor
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
 from fewbits.formats.scaled import Format, ScaledFormat
-from fewbits.formats.scales import Scales
 
 
 class Backend(Protocol[A]):
-    """Casts arrays of one library. Every implementation gives the bits of `fewbits.formats.reference`.
+    """Casts arrays of one library. Every implementation gives the bits of `fewbits.formats.numerics.reference`.
 
     `scales` ``None`` means that the array's own are taken, if the format has scales. What is passed has been
     checked by `fewbits.formats.quantize`, except for the array's type of number and its values.

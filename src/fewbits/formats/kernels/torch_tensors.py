@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from fewbits.errors import DataError
-from fewbits.formats import scales as scales_of_arrays
 from fewbits.formats.granularity import Tensor, tiles
 from fewbits.formats.kernels import cuda_kernels, numpy_arrays
+from fewbits.formats.numerics import scales as scales_of_arrays
+from fewbits.formats.numerics.scales import Scales, check_scales
 from fewbits.formats.qtensor import QTensor
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
 from fewbits.formats.scaled import Format, ScaledFormat
-from fewbits.formats.scales import Scales, check_scales
 
 Array = NDArray[Any]
 
@@ -35,7 +35,7 @@ def given_scales(
 
 
 def scales_of(x: torch.Tensor, format: ScaledFormat) -> Scales[torch.Tensor]:
-    """The scales that `format` takes from `x`, as `fewbits.formats.scales.scales_of` does. Raises DataError."""
+    """The scales that `format` takes from `x`, those of `fewbits.formats.numerics.scales`. Raises DataError."""
     x = _plain(x)
     if _has_kernel(x, format):
         with torch.cuda.device(x.device):

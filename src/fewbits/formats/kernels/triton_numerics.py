@@ -1,4 +1,4 @@
-"""Rounding, codes and noise as Triton functions: the bits of `fewbits.formats.array` and `fewbits.formats.philox`.
+"""Rounding, codes and noise as Triton functions: the bits of `array` and `philox` in `formats.numerics`.
 
 Numbers are float32 of any shape, `S` a `RoundingSpec`, `C` a `CodeSpec`. Bit patterns are handled as int32. Nothing
 here relies on a conversion to a narrow float, which Triton's interpreter rounds in its own way, unless `NATIVE`.

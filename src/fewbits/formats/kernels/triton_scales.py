@@ -1,4 +1,4 @@
-"""Scales of tiles as Triton functions: the bits of `fewbits.formats.scales`. `K` is a `ScaleSpec`, `BLOCK` its
+"""Scales of tiles as Triton functions: the bits of `fewbits.formats.numerics.scales`. `K` is a `ScaleSpec`, `BLOCK` its
 rounding of nested scales."""
 
 # Compile-time values are in capitals, and branches on them cost nothing: Triton compiles what is taken.

@@ -10,9 +10,9 @@ import numpy as np
 from fewbits.formats.floating import E4M3, E8M0, FloatFormat, Specials
 from fewbits.formats.grid import Grid
 from fewbits.formats.integer import IntFormat
+from fewbits.formats.numerics.scales import Scales, limits, middle_code
 from fewbits.formats.rounding import Overflow, Rounding
 from fewbits.formats.scaled import NestedScale, PowerOfTwoScale, ScaledFormat, ScaleRule
-from fewbits.formats.scales import Scales, limits, middle_code
 
 _BIAS = 127  # of float32, like the other numbers below
 _MANTISSA_BITS = 23
@@ -177,7 +177,7 @@ class CodeSpec:
 
 @dataclass(frozen=True, slots=True)
 class ScaleSpec:
-    """How a scale follows from the largest finite magnitude of a tile, as `fewbits.formats.scales` says.
+    """How a scale follows from the largest finite magnitude of a tile, as `fewbits.formats.numerics.scales` says.
 
     Powers of two: `carry_above` is the mantissa, of 23 bits, above which the exponent is one higher; `least` is the
     least exponent. From the exponent `tight` on, the product of scale and limit may be infinite: the limits that hold

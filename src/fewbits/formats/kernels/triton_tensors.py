@@ -18,11 +18,11 @@ from fewbits.formats.granularity import Shape, Tensor, tiles
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.kernels import triton_kernels as kernels
 from fewbits.formats.kernels.triton_spec import CodeSpec, RoundingSpec, ScaleSpec, nested_rounding
-from fewbits.formats.layout import fold
+from fewbits.formats.numerics.layout import fold
+from fewbits.formats.numerics.scales import Scales, middle_code, scales_of_range
 from fewbits.formats.qtensor import QTensor
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
 from fewbits.formats.scaled import REAL, Format, PowerOfTwoScale, ScaledFormat
-from fewbits.formats.scales import Scales, middle_code, scales_of_range
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _BLOCK = 4096  # elements of one program

@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from fewbits.formats.array import decode_array, encode_array, round_array
 from fewbits.formats.floating import E4M3, E8M0, FloatFormat
 from fewbits.formats.grid import Grid
 from fewbits.formats.integer import IntFormat
+from fewbits.formats.numerics.array import decode_array, encode_array, round_array
+from fewbits.formats.numerics.scalar import decode, encode, round_value
 from fewbits.formats.rounding import Overflow, Rounding
-from fewbits.formats.scalar import decode, encode, round_value
 from oracles import (
     GFLOAT_MODES,
     SMALL,
@@ -44,7 +44,7 @@ from oracles import (
 
 NEAREST = Rounding.NEAREST_EVEN
 SATURATE, NONSATURATE = Overflow.SATURATE, Overflow.NONSATURATE
-PAGE = Path(__file__).parents[2] / "docs" / "formats-oracles.md"
+PAGE = Path(__file__).parents[3] / "docs" / "formats-oracles.md"
 MX_INT8 = IntFormat(8, signed=True, fraction=6)
 
 ONNX = {

@@ -1,4 +1,4 @@
-"""Affine quantisation of arrays: ``q = clip(round(x / s) + z)``, ``x' = s * (q - z)``.
+"""Scales and zero points of integers from ranges, for ``q = clip(round(x / s) + z)``, ``x' = s * (q - z)``.
 
 Source: Krishnamoorthi, arXiv 1806.08342, section 2; the zero point nudge follows FBGEMM's
 ``ChooseQuantizationParams``.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fewbits.formats.granularity import Shape, tiles
 from fewbits.formats.levels import TernaryRule
-from fewbits.formats.ternary import binarise, ternarise
+from fewbits.formats.numerics.ternary import binarise, ternarise
 
 Float = NDArray[np.float32]
 

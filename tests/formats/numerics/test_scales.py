@@ -16,13 +16,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fewbits.errors import DataError, FormatError
-from fewbits.formats import affine
-from fewbits.formats.array import decode_array
 from fewbits.formats.floating import E2M1, E4M3, FloatFormat
 from fewbits.formats.granularity import Shape, tiles
 from fewbits.formats.integer import IntFormat
-from fewbits.formats.scaled import PowerOfTwoScale, ScaledFormat, ScaleRule
-from fewbits.formats.scales import (
+from fewbits.formats.numerics import affine
+from fewbits.formats.numerics.array import decode_array
+from fewbits.formats.numerics.scales import (
     check_scales,
     finite_range,
     limits,
@@ -31,6 +30,7 @@ from fewbits.formats.scales import (
     scales_of_amax,
     scales_of_range,
 )
+from fewbits.formats.scaled import PowerOfTwoScale, ScaledFormat, ScaleRule
 from fewbits.formats.text import parse
 
 LARGEST = float(np.finfo(np.float32).max)

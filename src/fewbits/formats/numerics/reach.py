@@ -12,8 +12,8 @@ from fewbits.formats.floating import FloatFormat
 from fewbits.formats.grid import Grid
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.levels import BinaryFormat, CodebookFormat, TernaryFormat
+from fewbits.formats.numerics.scales import Scales
 from fewbits.formats.scaled import Element, Format, ScaledFormat
-from fewbits.formats.scales import Scales
 
 Float64 = NDArray[np.float64]
 

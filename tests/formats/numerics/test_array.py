@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fewbits.errors import DataError, FormatError
-from fewbits.formats import scalar
-from fewbits.formats.array import check_overflow, decode_array, encode_array, round_array
 from fewbits.formats.floating import BF16, E2M1, E4M3, E4M3_FNUZ, E5M2, E8M0, FP16, FP32, TF32, FloatFormat, Specials
 from fewbits.formats.grid import Grid
 from fewbits.formats.integer import INT8, INT8R, UINT8, IntFormat
 from fewbits.formats.levels import NF4, BinaryFormat, CodebookFormat, KMeansFormat, TernaryFormat
+from fewbits.formats.numerics import scalar
+from fewbits.formats.numerics.array import check_overflow, decode_array, encode_array, round_array
 from fewbits.formats.rounding import Overflow, Rounding
 from fewbits.formats.text import parse
 from random_formats import NUMBERS, float_formats, numbers, probes

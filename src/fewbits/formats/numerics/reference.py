@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewbits.errors import DataError, FormatError
-from fewbits.formats import codebook
-from fewbits.formats.array import decode_array, encode_array, round_array
 from fewbits.formats.floating import FloatFormat
 from fewbits.formats.granularity import Shape, Tensor, tiles
 from fewbits.formats.grid import Grid
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.levels import BinaryFormat, CodebookFormat, KMeansFormat, TernaryFormat
-from fewbits.formats.philox import noise
+from fewbits.formats.numerics import codebook
+from fewbits.formats.numerics.array import decode_array, encode_array, round_array
+from fewbits.formats.numerics.philox import noise
+from fewbits.formats.numerics.scales import Scales, limits, per_element, scales_of, widened
+from fewbits.formats.numerics.ternary import ternarise
 from fewbits.formats.qtensor import QTensor
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
 from fewbits.formats.scaled import Element, Format, ScaledFormat
-from fewbits.formats.scales import Scales, limits, per_element, scales_of, widened
-from fewbits.formats.ternary import ternarise
 from fewbits.formats.text import format_text
 
 Array = NDArray[Any]

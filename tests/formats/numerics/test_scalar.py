@@ -16,8 +16,8 @@ from fewbits.errors import DataError, FormatError
 from fewbits.formats.floating import BF16, E2M1, E4M3, E4M3_FNUZ, E5M2, E8M0, FP16, FP32, FloatFormat
 from fewbits.formats.grid import Grid
 from fewbits.formats.integer import INT8, UINT8, IntFormat
+from fewbits.formats.numerics.scalar import decode, encode, round_value
 from fewbits.formats.rounding import Overflow, Rounding
-from fewbits.formats.scalar import decode, encode, round_value
 from oracles import SMALL, finite_values, float_formats, same
 
 NEAREST = Rounding.NEAREST_EVEN

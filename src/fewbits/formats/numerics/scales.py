@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fewbits.errors import DataError
-from fewbits.formats.affine import asymmetric, largest_to_top
-from fewbits.formats.array import round_array
 from fewbits.formats.floating import E8M0, FloatFormat
 from fewbits.formats.granularity import Shape, tiles
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.levels import BinaryFormat, CodebookFormat, KMeansFormat, TernaryFormat
+from fewbits.formats.numerics.affine import asymmetric, largest_to_top
+from fewbits.formats.numerics.array import round_array
+from fewbits.formats.numerics.ternary import binarise, ternarise
 from fewbits.formats.qtensor import A
 from fewbits.formats.rounding import Overflow, Rounding
 from fewbits.formats.scaled import REAL, NestedScale, PowerOfTwoScale, ScaledFormat, ScaleRule
-from fewbits.formats.ternary import binarise, ternarise
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]

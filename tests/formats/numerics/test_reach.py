@@ -9,10 +9,10 @@ import pytest
 
 from fewbits.formats.floating import FloatFormat
 from fewbits.formats.integer import IntFormat
+from fewbits.formats.numerics.reach import reach_of, tile_reach
+from fewbits.formats.numerics.scales import scales_of
 from fewbits.formats.quantize import fake_quantize
-from fewbits.formats.reach import reach_of, tile_reach
 from fewbits.formats.scaled import ScaledFormat
-from fewbits.formats.scales import scales_of
 from fewbits.formats.text import parse
 
 ELEMENTS = (

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewbits.formats.granularity import Shape, tiles
-from fewbits.formats.tile_rows import blocks
+from fewbits.formats.numerics.tile_rows import blocks
 
 Float = NDArray[np.floating]
 Float64 = NDArray[np.float64]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from fewbits.errors import DataError
-from fewbits.formats.packing import pack, packed_size, unpack
+from fewbits.formats.numerics.packing import pack, packed_size, unpack
 
 Codes = NDArray[np.integer]
 

@@ -1,4 +1,4 @@
-"""Rounding, encoding and decoding of numpy arrays: the twin of `fewbits.formats.scalar`, with the same bits.
+"""Rounding, encoding and decoding of numpy arrays: the twin of `fewbits.formats.numerics.scalar`, with the same bits.
 
 Whatever the working type, three facts make plain floating-point arithmetic exact here: a step is a power of two, so
 that dividing by it and multiplying with it only move the exponent; a quotient ``|y| / step`` stays below
@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewbits.errors import DataError, FormatError
-from fewbits.formats.codebook import thresholds
 from fewbits.formats.floating import FloatFormat, Specials
 from fewbits.formats.grid import Grid
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.levels import BinaryFormat, CodebookFormat, KMeansFormat, TernaryFormat
+from fewbits.formats.numerics.codebook import thresholds
 from fewbits.formats.qtensor import code_type
 from fewbits.formats.rounding import Overflow, Rounding
 from fewbits.formats.scaled import Element

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewbits.errors import DataError
-from fewbits.formats.layout import fold
-from fewbits.formats.reach import TileReach
+from fewbits.formats.numerics.layout import fold
+from fewbits.formats.numerics.reach import TileReach
 
 Array = NDArray[np.floating]
 _CHUNK = 1 << 18

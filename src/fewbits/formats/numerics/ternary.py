@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fewbits.formats.granularity import Shape, tiles
 from fewbits.formats.levels import TernaryRule
-from fewbits.formats.tile_rows import blocks
+from fewbits.formats.numerics.tile_rows import blocks
 
 Float = NDArray[np.floating]
 Codes = NDArray[np.int8]

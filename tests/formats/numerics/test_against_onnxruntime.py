@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from affine_casts import dequantize, quantize
-from fewbits.formats.affine import Affine, asymmetric, symmetric
 from fewbits.formats.integer import INT8, INT8R, UINT8, IntFormat
+from fewbits.formats.numerics.affine import Affine, asymmetric, symmetric
 
 DTYPES = {"int8": np.int8, "int8r": np.int8, "uint8": np.uint8}
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 
-from fewbits.formats.philox import noise, philox4x32, tensor_id
+from fewbits.formats.numerics.philox import noise, philox4x32, tensor_id
 from fewbits.formats.rounding import NoiseKey
 
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from affine_casts import dequantize, fake_quantize, quantize
-from fewbits.formats.affine import Affine, asymmetric, symmetric
 from fewbits.formats.integer import INT8, INT8R, UINT8, IntFormat
+from fewbits.formats.numerics.affine import Affine, asymmetric, symmetric
 
 FORMATS = [INT8, INT8R, UINT8, *map(IntFormat.parse, ("int4", "uint4", "int2r", "uint16", "int16"))]
 LARGEST = float(np.finfo(np.float32).max)

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from sklearn.cluster import KMeans
 
-from fewbits.formats.codebook import fit, indices, nearest, thresholds
 from fewbits.formats.granularity import Shape, tiles
 from fewbits.formats.levels import NF4
+from fewbits.formats.numerics.codebook import fit, indices, nearest, thresholds
 
 Float = NDArray[np.float32]
 

@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from fewbits.errors import DataError
-from fewbits.formats import fidelity as module
-from fewbits.formats.fidelity import decibels, fidelity, noise_to_signal
-from fewbits.formats.reach import TileReach
+from fewbits.formats.numerics import fidelity as module
+from fewbits.formats.numerics.fidelity import decibels, fidelity, noise_to_signal
+from fewbits.formats.numerics.reach import TileReach
 
 Float = NDArray[np.float32]
 FLOATS = st.floats(width=32)
