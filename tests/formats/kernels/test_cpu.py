@@ -179,6 +179,30 @@ def test_out_may_be_the_input():
         assert_same_bits(x, wanted)
 
 
+@pytest.mark.parametrize("text", ["fp8_e4m3", "int8r/channel@1", "mxfp8_e4m3", "bfp8/tile24x24", "uint8/tensor"])
+@pytest.mark.parametrize("offset", [0, 1, 7])
+def test_results_that_are_streamed_past_the_caches_equal_numpy(text, offset):
+    # Large results and those in place are written in whole lines of 64 bytes, wherever they begin.
+    for shape in ((3, 1777), (70, 9001), (9001, 70)):
+        x = ordinary(shape, seed=offset)
+        memory = np.zeros(x.size + 64, np.float32)
+        inside = memory[offset : offset + x.size].reshape(shape)
+        inside[...] = x
+        key = KEY if text != "uint8/tensor" else None
+        rounding = STOCHASTIC if key else EVEN
+        cpu.fake_quantize(inside, inside, parse(text), None, rounding, SATURATE, key, 2)
+        assert_same_bits(inside, expected(x, text, rounding))
+        assert not memory[:offset].any() and not memory[offset + x.size :].any()
+
+
+def test_large_results_equal_numpy():
+    x = ordinary((1, 3, 800_011))
+    out = np.full_like(x, 7)
+    for text in ("fp8_e4m3", "int8r/g48"):
+        cpu.fake_quantize(x, out, parse(text))
+        assert_same_bits(out, expected(x, text))
+
+
 def test_noise_of_the_kernel_is_the_noise_of_the_contract():
     words = np.zeros((40, 4, 16), np.uint32)
     for block in (0, (1 << 28) - 20, 1 << 40):

@@ -1,4 +1,4 @@
-"""Philox on vectors: four times sixteen words at a time, as `NoiseKey` lays them out."""
+"""The noise of a `NoiseKey`, a block of 64 elements at a time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewbits.formats.kernels.cpu_compiled import compiled
-from fewbits.formats.numerics.philox import MULTIPLIERS, ROUNDS, WEYL
+from fewbits.formats.kernels.cpu_vector import philox_block
 from fewbits.formats.rounding import NoiseKey
 
-_FIRST, _SECOND = (np.uint64(multiplier) for multiplier in MULTIPLIERS)
-_WEYL_FIRST, _WEYL_SECOND = (np.uint64(step) for step in WEYL)
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF, _LANES_LOG = np.uint64(32), np.uint64(4)
 
@@ -34,26 +32,16 @@ def stream_of(key: NoiseKey) -> Stream:
 
 
 @compiled
-def _fill_block(words: NDArray[np.uint32], counter: np.uint64, stream: Stream) -> None:
-    """The 64 words, of shape (4, 16), of sixteen counters from `counter` on."""
-    low, high = counter & _LOW, counter >> _HALF
-    # Words live in the low halves of 64-bit lanes. What products leave in the high halves is masked where it matters,
-    # which costs nothing: the vector multiplication reads low halves only.
-    for lane in range(16):
-        a, b, c, d = low + np.uint64(lane), high, stream.tensor, stream.step
-        first, second = stream.first, stream.second
-        for _ in range(ROUNDS):
-            product_a, product_c = (a & _LOW) * _FIRST, (c & _LOW) * _SECOND
-            a, b, c, d = (product_c >> _HALF) ^ b ^ first, product_c, (product_a >> _HALF) ^ d ^ second, product_a
-            first, second = (first + _WEYL_FIRST) & _LOW, (second + _WEYL_SECOND) & _LOW
-        words[0, lane] = np.uint32(a)
-        words[1, lane] = np.uint32(b)
-        words[2, lane] = np.uint32(c)
-        words[3, lane] = np.uint32(d)
-
-
-@compiled
 def fill_noise(words: NDArray[np.uint32], block: int, count: int, stream: Stream) -> None:
     """Write the noise of `count` blocks of 64 elements, from block number `block` on, to `words`, shape (n, 4, 16)."""
     for place in range(count):
-        _fill_block(words[place], np.uint64(block + place) << _LANES_LOG, stream)
+        counter = np.uint64(block + place) << _LANES_LOG
+        philox_block(
+            words.ctypes.data + place * 256,
+            counter & _LOW,
+            counter >> _HALF,
+            stream.tensor,
+            stream.step,
+            stream.first,
+            stream.second,
+        )

@@ -1,4 +1,4 @@
-"""What the compiler does not find by itself: stores past the caches, and the largest of a few numbers side by side.
+"""What the compiler does not find by itself: stores past the caches, and work on sixteen numbers and more at a time.
 
 A store to a line that no cache holds makes the processor read the line first, which for large arrays costs as much
 as writing it. Non-temporal stores of whole lines do without. All is
@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fewbits.formats.kernels.cpu_compiled import compiled
+from fewbits.formats.numerics.philox import MULTIPLIERS, ROUNDS, WEYL
 
 Float32 = NDArray[np.float32]
 
@@ -54,13 +55,53 @@ def fill_16(typing_context: Any, target: Any, value: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         several = ir.VectorType(ir.FloatType(), 16)
-        values: Any = ir.Constant(several, ir.Undefined)
-        for place in range(16):
-            values = builder.insert_element(values, arguments[1], ir.IntType(32)(place))
+        values = _everywhere(builder, several, arguments[1])
         builder.store(values, builder.inttoptr(arguments[0], several.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return types.void(types.intp, types.float32), emit
+
+
+def _everywhere(builder: Any, kind: Any, value: Any) -> Any:
+    """`value` in all places of a vector of type `kind`."""
+    values: Any = ir.Constant(kind, ir.Undefined)
+    for place in range(kind.count):
+        values = builder.insert_element(values, value, ir.IntType(32)(place))
+    return values
+
+
+@_emitted
+def philox_block(
+    typing_context: Any, target: Any, low: Any, high: Any, tensor: Any, step: Any, first: Any, second: Any
+) -> Any:
+    """Write the 64 words of the sixteen counters from ``low + 2**32 * high`` on, four by sixteen, from `target` on.
+
+    `low` is a multiple of sixteen, `first` and `second` are the key; all are of 32 bits, in uint64.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        wide, words = ir.VectorType(ir.IntType(64), 16), ir.VectorType(ir.IntType(32), 16)
+
+        def constant(value: int) -> Any:
+            return ir.Constant(wide, [value] * 16)
+
+        address, low, high, tensor, step, first, second = arguments
+        a, b, c, d, key, other = (_everywhere(builder, wide, each) for each in (low, high, tensor, step, first, second))
+        a, half, mask = builder.add(a, ir.Constant(wide, list(range(16)))), constant(32), constant(0xFFFFFFFF)
+        # Words live in the low halves of 64-bit lanes. What products leave in the high halves is masked where it
+        # matters, which costs nothing: the vector multiplication reads low halves only.
+        for _ in range(ROUNDS):
+            of_a = builder.mul(builder.and_(a, mask), constant(MULTIPLIERS[0]))
+            of_c = builder.mul(builder.and_(c, mask), constant(MULTIPLIERS[1]))
+            a, b = builder.xor(builder.xor(builder.lshr(of_c, half), b), key), of_c
+            c, d = builder.xor(builder.xor(builder.lshr(of_a, half), d), other), of_a
+            key, other = builder.add(key, constant(WEYL[0])), builder.add(other, constant(WEYL[1]))
+        for place, result in enumerate((a, b, c, d)):
+            goal = builder.add(address, ir.IntType(64)(place * _LINE))
+            builder.store(builder.trunc(result, words), builder.inttoptr(goal, words.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, *[types.uint64] * 6), emit
 
 
 @_emitted
