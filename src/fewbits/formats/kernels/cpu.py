@@ -150,14 +150,15 @@ class _Cast:
         ends: tuple[float, float] | None = None,
         own: ScaledFormat | None = None,
     ) -> bool:
-        """Round with the scales of `lattice`, or with those of `own`, which are written to `scale`."""
+        """Round with `scale`, or with the scales that `own` takes from the tiles; whether the result is wrong."""
         grid = self.element.grid
         integers = isinstance(self.element, IntFormat)
         bottom, top = ends or (grid.low, grid.high)
         choice = loop_for(grid, self.rounding, self.overflow, integers=integers, low=bottom, high=top)
         if low is not None:
             choice = Loop.ANY
-        division = Division.NONE if scale is None else Division.REAL
+        scaled = scale is not None or own is not None
+        division = Division.REAL if scaled else Division.NONE
         if own is not None and isinstance(own.scale, PowerOfTwoScale):
             division = Division.POWERS
         loop = rounding_loop(choice, division)
@@ -165,7 +166,6 @@ class _Cast:
         stream = stream_of(self.key or NoiseKey(0))
         sizing = _NO_SIZING if own is None else sizing_of(own)
         nothing = np.empty((0, 0, 0), np.float32)
-        amax = np.zeros(lattice.scale_shape if own is not None else (0, 0, 0), np.uint32)
         x, out = self.x.reshape(-1), self.out.reshape(-1)
 
         # Where `out` is `x` the loops could not be vectorised without a run in between.
@@ -178,9 +178,8 @@ class _Cast:
                 stream,
                 self.rounding is Rounding.STOCHASTIC,
                 own is not None,
-                amax,
                 sizing,
-                scale is not None,
+                scaled,
                 nothing if scale is None else scale,
                 nothing if low is None else low,
                 nothing if high is None else high,
@@ -196,8 +195,7 @@ class _Cast:
 
     def with_own_scales(self, lattice: Lattice, format: ScaledFormat) -> bool:
         """Round with scales found on the way; False if the result is wrong, as a scaled element could be infinite."""
-        scale = np.empty(lattice.scale_shape, np.float32)
-        return not self.run(lattice, scale, ends=_ends(format, middle_code(format)), own=format)
+        return not self.run(lattice, ends=_ends(format, middle_code(format)), own=format)
 
     def with_scales(self, lattice: Lattice, format: ScaledFormat, scales: Scales[NDArray[Any]]) -> None:
         """Round with `scales`."""

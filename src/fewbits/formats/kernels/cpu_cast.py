@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewbits.formats.kernels.cpu_compiled import compiled
-from fewbits.formats.kernels.cpu_lattice import Lattice, box
+from fewbits.formats.kernels.cpu_lattice import Lattice, Three, box, first_tile
 from fewbits.formats.kernels.cpu_noise import Stream, fill_noise
 from fewbits.formats.kernels.cpu_rule import Rule
-from fewbits.formats.kernels.cpu_scales import PIECE, Sizing, raise_amax, scales_of_box
+from fewbits.formats.kernels.cpu_scales import PIECE, Sizing, raise_amax, scales_of
 from fewbits.formats.kernels.cpu_vector import copy_bytes, fill_16, stream, stream_fence
 
 Float32 = NDArray[np.float32]
@@ -54,6 +54,7 @@ def _round_box(
     high: NDArray[np.float32],
     lattice: Lattice,
     unit: int,
+    origin: Three,
     rule: Rule,
     runs: NDArray[np.float32],
     words: NDArray[np.uint32],
@@ -61,14 +62,15 @@ def _round_box(
     streaming: bool,
     ahead: int,
 ) -> None:
-    """Round one box of `x`; `runs` (four of PIECE and a line) and `words` are scratch.
+    """Round one box of `x`; scales and limits are those of the tiles from `origin` on.
 
+    `runs` (four of PIECE and a line) and `words` are scratch.
     What lies `ahead` numbers further is fetched meanwhile.
     """
     _, height, width = lattice.shape
     deep, tall, wide = lattice.tile
     first_plane, last_plane, first_row, last_row, first_column, last_column = box(lattice, unit)
-    limited = low.size > 0
+    limited, before = low.size > 0, origin[2] * wide
     following, left = 0, 0  # where the next number of `out` goes, and how many before it are still in runs[3]
     steps, lows, highs, noise = runs[0, :0], runs[1, :0], runs[2, :0], words[:0]
     for plane in range(first_plane, last_plane):
@@ -78,13 +80,14 @@ def _round_box(
             for column in range(first_column, last_column, PIECE):
                 end = min(column + PIECE, last_column)
                 size = end - column
+                above, left_of = plane // deep - origin[0], row // tall - origin[1]
                 if scaled:
                     steps = runs[0, :size]
-                    _spread(scale[plane // deep, row // tall], column, end, wide, steps)
+                    _spread(scale[above, left_of], column - before, end - before, wide, steps)
                 if limited:
                     lows, highs = runs[1, :size], runs[2, :size]
-                    _spread(low[plane // deep, row // tall], column, end, wide, lows)
-                    _spread(high[plane // deep, row // tall], column, end, wide, highs)
+                    _spread(low[above, left_of], column - before, end - before, wide, lows)
+                    _spread(high[above, left_of], column - before, end - before, wide, highs)
                 for y in range(row, band_end):
                     start = (plane * height + y) * width + column
                     if noisy:
@@ -116,7 +119,6 @@ def cast_boxes(
     words_of: Stream,
     noisy: bool,
     own: bool,
-    amax: NDArray[np.uint32],
     sizing: Sizing,
     scaled: bool,
     scale: NDArray[np.float32],
@@ -131,8 +133,8 @@ def cast_boxes(
 ) -> bool:
     """Round the boxes `first` to ``last - 1`` of `x`, of one axis; whether the result is wrong.
 
-    With `own` the scales are found and written to `scale`; the boxes are then of whole tiles, and the result is wrong
-    if a scale is unusual.
+    With `own` the scales are found, box by box: those of all tiles together would be a large array where tiles are
+    small. The boxes are then of whole tiles, and the result is wrong if a scale is unusual.
     """
     runs = np.empty((4, PIECE + _LINE), np.float32)
     words = np.empty(PIECE + 128, np.uint32)
@@ -140,12 +142,35 @@ def cast_boxes(
     deep, high_, wide = lattice.unit
     ahead = deep * high_ * wide if own else PIECE
     unusual = False
+    origin, (planes, rows, columns) = (0, 0, 0), (lattice.unit if own else (0, 0, 0))
+    tall, broad = lattice.tile[1], lattice.tile[2]
+    amax = np.empty((-(-planes // lattice.tile[0]), -(-rows // tall), -(-columns // broad)), np.uint32)
+    found = np.empty(amax.shape, np.float32)
     for unit in range(first, last):
         if own:
-            raise_amax(x.view(np.uint32), lattice, unit, scratch, amax)
-            unusual |= scales_of_box(amax, lattice, unit, sizing, scale)
+            origin = first_tile(lattice, unit)
+            amax[...] = 0
+            raise_amax(x.view(np.uint32), lattice, unit, scratch, origin, amax)
+            unusual |= scales_of(amax, sizing, found)
+        steps = found if own else scale
         _round_box(
-            loop, x, words_of, noisy, scaled, scale, low, high, lattice, unit, rule, runs, words, out, streaming, ahead
+            loop,
+            x,
+            words_of,
+            noisy,
+            scaled,
+            steps,
+            low,
+            high,
+            lattice,
+            unit,
+            origin,
+            rule,
+            runs,
+            words,
+            out,
+            streaming,
+            ahead,
         )
     stream_fence()
     return unusual
@@ -156,4 +181,4 @@ def amax_of_boxes(x: Float32, lattice: Lattice, first: int, last: int, amax: NDA
     """Raise `amax` to the largest finite magnitudes in the boxes `first` to ``last - 1`` of `x`, of one axis."""
     scratch = np.empty(2 * PIECE, np.uint32)
     for unit in range(first, last):
-        raise_amax(x.view(np.uint32), lattice, unit, scratch, amax)
+        raise_amax(x.view(np.uint32), lattice, unit, scratch, (0, 0, 0), amax)

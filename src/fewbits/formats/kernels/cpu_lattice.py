@@ -75,6 +75,14 @@ def box(lattice: Lattice, unit: int) -> tuple[int, int, int, int, int, int]:
     return plane, min(plane + deep, planes), row, min(row + high, rows), column, min(column + wide, columns)
 
 
+@compiled
+def first_tile(lattice: Lattice, unit: int) -> tuple[int, int, int]:
+    """Where the first tile of box number `unit` is among the tiles of the array."""
+    plane, _, row, _, column, _ = box(lattice, unit)
+    deep, high, wide = lattice.tile
+    return plane // deep, row // high, column // wide
+
+
 def share(work: Callable[[int, int, int], bool], lattice: Lattice, threads: int) -> bool:
     """Call ``work(task, first, last)`` for all boxes, in tasks over `threads` threads; whether any said True."""
     bounds = task_bounds(lattice, threads)

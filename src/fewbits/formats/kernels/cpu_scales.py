@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fewbits.formats.floating import E8M0, FloatFormat
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.kernels.cpu_compiled import bits, compiled, number
-from fewbits.formats.kernels.cpu_lattice import Lattice, box
+from fewbits.formats.kernels.cpu_lattice import Lattice, Three, box
 from fewbits.formats.kernels.cpu_vector import largest_of_16, largest_of_32
 from fewbits.formats.numerics.affine import largest_to_top
 from fewbits.formats.numerics.scales import middle_code
@@ -138,8 +138,10 @@ def _raise_tiles(run: Patterns, column: int, wide: int, of_blocks: Patterns, of_
 
 
 @compiled
-def raise_amax(x: Patterns, lattice: Lattice, unit: int, scratch: Patterns, amax: NDArray[np.uint32]) -> None:
-    """Raise `amax`, of the shape of the scales, to the largest finite magnitudes in one box of `x`.
+def raise_amax(
+    x: Patterns, lattice: Lattice, unit: int, scratch: Patterns, origin: Three, amax: NDArray[np.uint32]
+) -> None:
+    """Raise `amax`, one per tile from the tile `origin` on, to the largest finite magnitudes in one box of `x`.
 
     `x` has one axis; `scratch` is of twice PIECE. Magnitudes are bit patterns: those of numbers without sign are in
     the order of the numbers.
@@ -149,18 +151,19 @@ def raise_amax(x: Patterns, lattice: Lattice, unit: int, scratch: Patterns, amax
     deep, high, wide = lattice.tile
     plane, last_plane, first_row, last_row, first_column, last_column = box(lattice, unit)
     step = PIECE // wide * wide if wide <= PIECE else PIECE
+    before = origin[2] * wide
     while plane < last_plane:
         slab_end = min(last_plane, (plane // deep + 1) * deep)
         row = first_row
         while row < last_row:
             band_end = min(last_row, (row // high + 1) * high)
-            of_tiles = amax[plane // deep, row // high]
+            of_tiles = amax[plane // deep - origin[0], row // high - origin[1]]
             single = slab_end - plane == 1 and band_end - row == 1
             for column in range(first_column, last_column, step):
                 end = min(column + step, last_column)
                 if single:
                     start = (plane * height + row) * width
-                    _raise_tiles(x[start + column : start + end], column, wide, of_blocks, of_tiles)
+                    _raise_tiles(x[start + column : start + end], column - before, wide, of_blocks, of_tiles)
                     continue
                 for i in range(end - column):
                     columns[i] = _NOTHING
@@ -168,7 +171,7 @@ def raise_amax(x: Patterns, lattice: Lattice, unit: int, scratch: Patterns, amax
                     for y in range(row, band_end):
                         start = (z * height + y) * width
                         _raise_to(columns, x[start + column : start + end])
-                _raise_tiles(columns[: end - column], column, wide, of_blocks, of_tiles)
+                _raise_tiles(columns[: end - column], column - before, wide, of_blocks, of_tiles)
             row = band_end
         plane = slab_end
 
@@ -203,22 +206,11 @@ def _powers_of_two(amax: Patterns, sizing: Sizing, scale: NDArray[np.float32]) -
 
 
 @compiled
-def scales_of_box(
-    amax: NDArray[np.uint32], lattice: Lattice, unit: int, sizing: Sizing, scale: NDArray[np.float32]
-) -> bool:
-    """Write the scales of the tiles of one box, of whole tiles; whether the fast loops do not know one of them.
+def scales_of(amax: NDArray[np.uint32], sizing: Sizing, scale: NDArray[np.float32]) -> bool:
+    """Write the scales of tiles, of three axes; whether the fast loops do not know one of them.
 
     They do not where a scaled element can be infinite, or where the inverse of a power of two is not normal.
     """
-    deep, high, wide = lattice.tile
-    plane, last_plane, row, last_row, column, last_column = box(lattice, unit)
-    first, last = column // wide, (last_column - 1) // wide + 1
-    unusual = False
-    for z in range(plane // deep, (last_plane - 1) // deep + 1):
-        for y in range(row // high, (last_row - 1) // high + 1):
-            magnitudes, scales = amax[z, y, first:last], scale[z, y, first:last]
-            if sizing.power_of_two:
-                unusual |= _powers_of_two(magnitudes, sizing, scales)
-            else:
-                unusual |= _real_scales(magnitudes, sizing, scales)
-    return unusual
+    if sizing.power_of_two:
+        return _powers_of_two(amax.reshape(-1), sizing, scale.reshape(-1))
+    return _real_scales(amax.reshape(-1), sizing, scale.reshape(-1))
