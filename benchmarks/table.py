@@ -105,22 +105,23 @@ def calibration_table(path: Path) -> str:
 
 
 def formats_speed_table(path: Path) -> str:
-    """Millions of elements per second, and in brackets the share of copying into the same sort of memory."""
+    """Millions of elements per second; of ours also the share of copying into the same sort of memory."""
     if not path.is_file():
         return NOT_MEASURED
     stored = json.loads(path.read_text(encoding="utf-8"))
     cases: dict[str, dict[str, str]] = {}
     for row in stored["rows"]:
-        share = f"{row['of_copy']:.2f} [{row['of_copy_low']:.2f}, {row['of_copy_high']:.2f}]"
-        cell = f"{row['elements_per_second'] / 1e6:,.0f} ({share})"
-        cases.setdefault(row["case"], {})[row["candidate"]] = cell
-    names = list(dict.fromkeys(row["candidate"] for row in stored["rows"]))
-    kept = [name for name in names if not name.startswith("copy")]
-    rows = [(f"`{case}`", *(found.get(name, "-") for name in kept)) for case, found in cases.items()]
+        cell = f"{row['elements_per_second'] / 1e6:,.0f}"
+        if row["tool"] == "fewbits":
+            cell += f" ({row['of_copy']:.2f} [{row['of_copy_low']:.2f}, {row['of_copy_high']:.2f}])"
+        name = "torch" if row["tool"] in ("torch-cast", "torch-fake") else row["candidate"].replace("_even", "")
+        cases.setdefault(row["case"], {})[name] = cell
+    names = list(dict.fromkeys(name for found in cases.values() for name in found if not name.startswith("copy")))
+    rows = [(f"`{case}`", *(found.get(name, "-") for name in names)) for case, found in cases.items()]
     machine = stored["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     said = f"\n{machine['cpu']}, {machine['cores']} cores, {stored['threads']} threads; {versions}; {stored['date']}.\n"
-    return markdown(("format", *kept), rows) + said
+    return markdown(("format", *names), rows) + said
 
 
 TABLES: Mapping[str, Callable[[], str]] = {
