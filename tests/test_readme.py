@@ -37,6 +37,17 @@ def test_the_python_in_the_readme_runs(
     assert not np.array_equal(names["noisy"], names["rounded"])
 
 
+def test_the_python_in_the_page_on_formats_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        names: dict[str, Any] = {}
+        exec(block, names)
+        assert names["restored"].shape == names["weight"].shape
+
+
 def test_every_command_in_the_table_exists() -> None:
     from fewbits.cli import app
 

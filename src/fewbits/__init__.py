@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         WorkerError,
     )
     from fewbits.flow import Result, bench, convert, inspect, tune
+    from fewbits.formats.files import load_tensors, save_tensors
     from fewbits.formats.kernels.autograd import fake_quantize_ste
     from fewbits.formats.qtensor import QTensor
     from fewbits.formats.quantize import dequantize, fake_quantize, quantize
@@ -70,9 +71,11 @@ __all__ = [
     "fake_quantize",
     "fake_quantize_ste",
     "inspect",
+    "load_tensors",
     "open_model",
     "open_target",
     "quantize",
+    "save_tensors",
     "tune",
 ]
 
@@ -94,6 +97,7 @@ _HOMES = {
         "WorkerError",
     ),
     "fewbits.flow": ("Result", "bench", "convert", "inspect", "tune"),
+    "fewbits.formats.files": ("load_tensors", "save_tensors"),
     "fewbits.formats.kernels.autograd": ("fake_quantize_ste",),
     "fewbits.formats.qtensor": ("QTensor",),
     "fewbits.formats.quantize": ("dequantize", "fake_quantize", "quantize"),

@@ -94,7 +94,7 @@ _CONTENTS = TypeAdapter(_Contents)
 _VERSION = TypeAdapter(_Version)
 
 
-def save(path: str | os.PathLike[str], tensors: Mapping[str, QTensor[Array] | Array]) -> None:
+def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, QTensor[Array] | Array]) -> None:
     """Write quantised and plain arrays to the safetensors file `path`, whole or not at all.
 
     Raises DataError for an array that such a file cannot hold (its type, a scale that its format does not have, two
@@ -115,12 +115,12 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, QTensor[Array] | Ar
     _write(Path(path), stored, {_KEY: contents})
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, QTensor[Array] | Array]:
-    """Read what `save` wrote: name → quantised or plain array, each equal to what was saved bit for bit.
+def load_tensors(path: str | os.PathLike[str]) -> dict[str, QTensor[Array] | Array]:
+    """Read what `save_tensors` wrote: name → quantised or plain array, each equal to what was saved bit for bit.
 
     Quantised arrays come in the order in which they were saved, plain ones after them by name.
 
-    Raises DataError if there is no such file, if it is damaged, not from `save`, or from a later version.
+    Raises DataError if there is no such file, if it is damaged, not from `save_tensors`, or from a later version.
     """
     contents, stored = _read(Path(path))
     tensors: dict[str, QTensor[Array] | Array] = {}
