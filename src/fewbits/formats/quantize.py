@@ -69,7 +69,9 @@ def fake_quantize(
     """The value that each element of `x` has after `quantize` and `dequantize`; x's shape and type of number.
 
     Arguments and errors as in `quantize`, except that NaN stays NaN. `out` takes the result, in C order and of
-    the type of `x`; it may be `x` itself. Nothing larger than a tile is allocated besides the result.
+    the type of `x`; it may be `x` itself. With numba, large float32 arrays need little more memory
+    than the result; nested scales, power-of-two scales in place, other types of number and all arrays without numba
+    need temporary arrays besides.
     """
     how = _cast(format, scale is not None, rounding, overflow, key)
     backend: Backend[A] = backend_for(x)
