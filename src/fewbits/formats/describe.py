@@ -11,7 +11,7 @@ from fewbits.formats.granularity import Group, Tile
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.levels import BinaryFormat, CodebookFormat, KMeansFormat, TernaryFormat
 from fewbits.formats.provenance import in_words, source_of
-from fewbits.formats.scaled import Element, Format, NestedScale, PowerOfTwoScale, ScaledFormat
+from fewbits.formats.scaled import Element, Format, NestedScale, PowerOfTwoScale, ScaledFormat, element_of
 from fewbits.formats.text import format_text
 
 
@@ -82,11 +82,6 @@ def describe(format: Format) -> Description:
         values=_values(element),
         source=source_of(format),
     )
-
-
-def element_of(format: Format) -> Element:
-    """The format of one element."""
-    return format.element if isinstance(format, ScaledFormat) else format
 
 
 def tile_size(format: Format) -> int:

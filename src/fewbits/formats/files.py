@@ -41,7 +41,7 @@ from fewbits.formats.numerics.array import decode_array, encode_array
 from fewbits.formats.numerics.packing import pack, packed_size, unpack
 from fewbits.formats.numerics.scales import middle_code
 from fewbits.formats.qtensor import QTensor, code_type
-from fewbits.formats.scaled import Element, Format, NestedScale, PowerOfTwoScale, ScaledFormat
+from fewbits.formats.scaled import Format, NestedScale, PowerOfTwoScale, ScaledFormat, element_of
 from fewbits.formats.text import format_text, parse
 
 Array = NDArray[Any]
@@ -134,7 +134,7 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, QTensor[Array] | Arr
 
 def _stored(name: str, q: QTensor[Array]) -> dict[str, Array]:
     """The tensors of a quantised array."""
-    element = _element(q.format)
+    element = element_of(q.format)
     if q.codes.dtype != code_type(element):
         raise DataError(f"{name}: codes of {element} are {code_type(element)}, not {q.codes.dtype}")
     parts = {_CODES: _as_stored(q.codes, element.bits)}
@@ -196,7 +196,7 @@ class _Parts:
     def restored(self, entry: _Entry) -> QTensor[Array]:
         """The quantised array. Raises FormatError or DataError if its parts do not go together."""
         format, shape = parse(entry.format), entry.shape
-        element = _element(format)
+        element = element_of(format)
         if prod(max(size, 1) for size in shape) > _MOST_ELEMENTS:
             raise DataError(f"no array has shape {list(shape)}: the file is damaged, or was changed")
         scale_shape = tiles(shape, format.granularity.tile(shape)) if isinstance(format, ScaledFormat) else ()
@@ -309,7 +309,3 @@ def _scale_storage(format: ScaledFormat) -> FloatFormat | None:
     if isinstance(kind, NestedScale):
         return kind.block
     return kind.storage if isinstance(kind, PowerOfTwoScale) and kind.storage.bits < 32 else None
-
-
-def _element(format: Format) -> Element:
-    return format.element if isinstance(format, ScaledFormat) else format

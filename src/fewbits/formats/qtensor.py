@@ -10,7 +10,7 @@ from fewbits.errors import DataError
 from fewbits.formats.granularity import Shape, tiles
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.levels import KMeansFormat
-from fewbits.formats.scaled import Element, Format, NestedScale, PowerOfTwoScale, ScaledFormat
+from fewbits.formats.scaled import Element, Format, NestedScale, PowerOfTwoScale, ScaledFormat, element_of
 
 
 class HasShape(Protocol):
@@ -58,7 +58,7 @@ class QTensor(Generic[A]):
         _check("scale", self.scale, self.scale_shape)
         _check("zero_point", self.zero_point, self.scale_shape)
         _check("tensor_scale", self.tensor_scale, ())
-        element = self.format.element if isinstance(self.format, ScaledFormat) else self.format
+        element = element_of(self.format)
         fitted = isinstance(element, KMeansFormat)
         _check("table", self.table, (*self.scale_shape, 1 << element.bits) if fitted else (0,))
 

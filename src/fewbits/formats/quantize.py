@@ -7,16 +7,15 @@ from enum import StrEnum
 from typing import TypeVar
 
 from fewbits.errors import FormatError
-from fewbits.formats.floating import FloatFormat
+from fewbits.formats.checks import check_cast
 from fewbits.formats.granularity import Tensor
-from fewbits.formats.integer import IntFormat
 from fewbits.formats.kernels import backend_for
 from fewbits.formats.kernels.protocol import Backend
-from fewbits.formats.levels import CodebookFormat, KMeansFormat
+from fewbits.formats.levels import BinaryFormat, TernaryFormat
 from fewbits.formats.qtensor import A, QTensor
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
 from fewbits.formats.scaled import Format, ScaledFormat
-from fewbits.formats.text import format_text, parse
+from fewbits.formats.text import parse
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -107,23 +106,11 @@ def _cast(
     if with_scale and not isinstance(known, ScaledFormat):
         known = ScaledFormat(known, Tensor())
     how = _Cast(known, _choice(Rounding, rounding), _choice(Overflow, overflow), key)
-    element = known.element if isinstance(known, ScaledFormat) else known
-    name = format_text(known)
-    if isinstance(known, IntFormat) and not known.fraction:
-        raise FormatError(
-            f"{name} says nothing about scales: write {name}/tensor or {name}/channel, pass scale=, or say how many "
-            f"bits are behind the binary point ({name}f4)"
-        )
-    if not isinstance(element, IntFormat | FloatFormat):
-        if how.rounding is not Rounding.NEAREST_EVEN:
-            raise FormatError(f"{name} takes the nearest of its levels; there is no {how.rounding} rounding")
-        if known is element and not isinstance(element, CodebookFormat | KMeansFormat):
-            raise FormatError(f"{name} says nothing about scales: write {name}/tensor or {name}/channel")
-    nowhere_to_go = not isinstance(element, FloatFormat) or not (element.has_infinity or element.has_nan)
-    if how.overflow is Overflow.NONSATURATE and nowhere_to_go:
-        raise FormatError(f"{name} has neither Inf nor NaN: overflow must saturate")
-    if (how.rounding is Rounding.STOCHASTIC) != (key is not None):
-        raise FormatError("stochastic rounding needs key=NoiseKey(seed, step, tensor), other roundings take none")
+    check_cast(known, how.rounding, how.overflow, key, with_scales=with_scale)
+    if key is not None and how.rounding is not Rounding.STOCHASTIC:
+        raise FormatError("stochastic rounding needs a key, other roundings take none: leave key out")
+    if isinstance(known, BinaryFormat | TernaryFormat):
+        raise FormatError(f"{known} needs a scale: write {known}/tensor or {known}/channel")
     return how
 
 

@@ -119,3 +119,8 @@ class ScaledFormat:
 
 
 Format = Element | ScaledFormat
+
+
+def element_of(format: Format) -> Element:
+    """The element of a format with scales; any other format is one itself."""
+    return format.element if isinstance(format, ScaledFormat) else format

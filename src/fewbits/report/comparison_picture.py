@@ -9,11 +9,11 @@ import io
 from collections.abc import Mapping, Sequence
 from math import inf, isfinite, log2
 
-import matplotlib as mpl  # noqa: TID251  this is report/
+import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes  # noqa: TID251
-from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: TID251
-from matplotlib.figure import Figure  # noqa: TID251
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from fewbits.comparison import Cell, FormatComparison, Row
 from fewbits.report.comparison import decibel_text

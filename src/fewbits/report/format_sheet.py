@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fewbits.formats.describe import bits_per_element, describe, element_of, relatives, scale_bits, tile_size
+from fewbits.formats.describe import bits_per_element, describe, relatives, scale_bits, tile_size
 from fewbits.formats.floating import FP32, FloatFormat
 from fewbits.formats.granularity import Granularity, Group, Shape, Tile, tiles
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.levels import KMeansFormat
-from fewbits.formats.scaled import Format, NestedScale, PowerOfTwoScale, ScaledFormat, ScaleRule
+from fewbits.formats.scaled import Format, NestedScale, PowerOfTwoScale, ScaledFormat, ScaleRule, element_of
 from fewbits.native import Support
 from fewbits.report.codes import codes
 from fewbits.report.figures import exact

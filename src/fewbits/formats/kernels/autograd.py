@@ -17,7 +17,7 @@ from fewbits.formats.kernels import torch_tensors
 from fewbits.formats.numerics.scales import Scales
 from fewbits.formats.quantize import fake_quantize
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
-from fewbits.formats.scaled import REAL, Format, PowerOfTwoScale, ScaledFormat, ScaleRule
+from fewbits.formats.scaled import REAL, Format, PowerOfTwoScale, ScaledFormat, ScaleRule, element_of
 from fewbits.formats.text import parse
 
 
@@ -72,7 +72,7 @@ def _inside(
     x: torch.Tensor, format: Format, scale: torch.Tensor | float | None, zero_point: torch.Tensor | int
 ) -> torch.Tensor | None:
     """Where nothing is clipped; None for everywhere."""
-    element = format.element if isinstance(format, ScaledFormat) else format
+    element = element_of(format)
     if not isinstance(element, IntFormat | FloatFormat):
         return None
     if scale is not None:

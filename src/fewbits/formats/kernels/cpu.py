@@ -35,7 +35,7 @@ from fewbits.formats.kernels.cpu_vector import STREAM_BYTES
 from fewbits.formats.numerics.layout import fold
 from fewbits.formats.numerics.scales import Scales, limits, middle_code, scales_of, scales_of_amax
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
-from fewbits.formats.scaled import Format, NestedScale, PowerOfTwoScale, ScaledFormat
+from fewbits.formats.scaled import Format, NestedScale, PowerOfTwoScale, ScaledFormat, element_of
 
 Float32 = NDArray[np.float32]
 
@@ -44,7 +44,7 @@ _NO_SIZING = sizing_of(ScaledFormat(INT8, Tensor()))
 
 def handles(format: Format, shape: Shape) -> bool:
     """Whether arrays of `shape` can be cast to `format` here; otherwise `fewbits.formats.numerics.reference` does."""
-    element = format.element if isinstance(format, ScaledFormat) else format
+    element = element_of(format)
     if not isinstance(element, IntFormat | FloatFormat) or not can_round(element.grid) or prod(shape) == 0:
         return False
     return not isinstance(format, ScaledFormat) or len(fold(shape, format.granularity.tile(shape))[0]) == 3
@@ -52,6 +52,7 @@ def handles(format: Format, shape: Shape) -> bool:
 
 def available_threads() -> int:
     """How many threads can run at a time: the processors that this process may use."""
+    # Windows and macOS do not say which processors a process may use.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -11,7 +11,7 @@ from fewbits.formats.kernels.cpu_compiled import compiled
 from fewbits.formats.kernels.cpu_lattice import Lattice, Three, box, first_tile
 from fewbits.formats.kernels.cpu_noise import Stream, fill_noise
 from fewbits.formats.kernels.cpu_rule import Rule
-from fewbits.formats.kernels.cpu_scales import PIECE, Sizing, raise_amax, scales_of
+from fewbits.formats.kernels.cpu_scales import PIECE, Sizing, raise_amax, write_scales
 from fewbits.formats.kernels.cpu_vector import copy_bytes, fill_16, stream, stream_fence
 
 Float32 = NDArray[np.float32]
@@ -151,7 +151,7 @@ def cast_boxes(
             origin = first_tile(lattice, unit)
             amax[...] = 0
             raise_amax(x.view(np.uint32), lattice, unit, scratch, origin, amax)
-            unusual |= scales_of(amax, sizing, found)
+            unusual |= write_scales(amax, sizing, found)
         steps = found if own else scale
         _round_box(
             loop,

@@ -206,7 +206,7 @@ def _powers_of_two(amax: Patterns, sizing: Sizing, scale: NDArray[np.float32]) -
 
 
 @compiled
-def scales_of(amax: NDArray[np.uint32], sizing: Sizing, scale: NDArray[np.float32]) -> bool:
+def write_scales(amax: NDArray[np.uint32], sizing: Sizing, scale: NDArray[np.float32]) -> bool:
     """Write the scales of tiles, of three axes; whether the fast loops do not know one of them.
 
     They do not where a scaled element can be infinite, or where the inverse of a power of two is not normal.

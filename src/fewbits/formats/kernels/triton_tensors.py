@@ -20,9 +20,9 @@ from fewbits.formats.kernels import triton_kernels as kernels
 from fewbits.formats.kernels.triton_spec import CodeSpec, RoundingSpec, ScaleSpec, nested_rounding
 from fewbits.formats.numerics.layout import fold
 from fewbits.formats.numerics.scales import Scales, middle_code, scales_of_range
-from fewbits.formats.qtensor import QTensor
+from fewbits.formats.qtensor import QTensor, code_type
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
-from fewbits.formats.scaled import REAL, Format, PowerOfTwoScale, ScaledFormat
+from fewbits.formats.scaled import REAL, Format, PowerOfTwoScale, ScaledFormat, element_of
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _BLOCK = 4096  # elements of one program
@@ -30,6 +30,8 @@ _LARGEST_TILE = 1 << 14  # elements that one program can hold and round in one p
 _REPEAT = 8
 _FLOAT8_CAPABILITY = (8, 9)
 _REMEMBERED = 256
+_CODE_TYPES = (torch.int8, torch.int16, torch.uint8, torch.uint16, torch.uint32)
+_CODES = {str(dtype).removeprefix("torch."): dtype for dtype in _CODE_TYPES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class _Cast:
 
     @property
     def element(self) -> IntFormat | FloatFormat:
-        element = self.format.element if isinstance(self.format, ScaledFormat) else self.format
+        element = element_of(self.format)
         assert isinstance(element, IntFormat | FloatFormat)
         return element
 
@@ -107,7 +109,7 @@ class _Cast:
 
 @lru_cache(_REMEMBERED)
 def _rounds(format: Format, rounding: Rounding, overflow: Overflow, offset: int) -> RoundingSpec:
-    element = format.element if isinstance(format, ScaledFormat) else format
+    element = element_of(format)
     assert isinstance(element, IntFormat | FloatFormat)
     grid = element.grid
     if isinstance(element, FloatFormat) or not isinstance(format, ScaledFormat):
@@ -125,7 +127,7 @@ _code_spec = lru_cache(_REMEMBERED)(CodeSpec.of)
 
 def can_cast(dtype: torch.dtype, format: Format, shape: Shape) -> bool:
     """Whether there is a kernel: not for float64, for formats that are a list of levels, or tiles of more axes."""
-    element = format.element if isinstance(format, ScaledFormat) else format
+    element = element_of(format)
     if dtype not in TYPES or not isinstance(element, IntFormat | FloatFormat) or 0 in shape:
         return False
     return not isinstance(format, ScaledFormat) or len(fold(shape, format.granularity.tile(shape))[0]) == 3
@@ -154,7 +156,7 @@ def quantize(
 ) -> tuple[torch.Tensor, Scales[torch.Tensor], bool]:
     """Codes of `x`, contiguous, with their scales; and whether NaN was met that has no code. See `can_cast`."""
     cast = _Cast(format, rounding, overflow, key, codes=True)
-    codes = torch.empty(x.shape, dtype=code_type(cast.element), device=x.device)
+    codes = torch.empty(x.shape, dtype=_CODES[code_type(cast.element)], device=x.device)
     found, refused = _cast(x, cast, scales, codes)
     return codes, found, not cast.element.grid.nan and bool(refused.item())
 
@@ -168,13 +170,6 @@ def dequantize(q: QTensor[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
     known = _Tiles(scale, scale, scale, q.zero_point.contiguous())
     _launch_planes(q.codes.contiguous(), out, cast, planes, known, out, mode=2)
     return out
-
-
-def code_type(element: IntFormat | FloatFormat) -> torch.dtype:
-    """The type of stored codes, as `QTensor` says."""
-    if isinstance(element, IntFormat) and element.signed:
-        return torch.int8 if element.bits <= 8 else torch.int16
-    return torch.uint8 if element.bits <= 8 else torch.uint16 if element.bits <= 16 else torch.uint32
 
 
 @dataclass(frozen=True, slots=True)

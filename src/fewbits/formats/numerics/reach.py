@@ -13,7 +13,7 @@ from fewbits.formats.grid import Grid
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.levels import BinaryFormat, CodebookFormat, TernaryFormat
 from fewbits.formats.numerics.scales import Scales
-from fewbits.formats.scaled import Element, Format, ScaledFormat
+from fewbits.formats.scaled import Element, Format, ScaledFormat, element_of
 
 Float64 = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def reach_of(element: Element) -> Reach:
 def tile_reach(format: Format, shape: tuple[int, ...], scales: Scales[NDArray[np.generic]] | None) -> TileReach:
     """The reach of `format` in an array of `shape`; `scales` are its scales there, ``None`` without any."""
     if not isinstance(format, ScaledFormat) or scales is None:
-        reach = reach_of(format.element if isinstance(format, ScaledFormat) else format)
+        reach = reach_of(element_of(format))
         ones = np.ones((1,) * len(shape))
         return TileReach(shape, reach.smallest * ones, reach.largest * ones, reach.low * ones, reach.high * ones)
     reach = reach_of(format.element)

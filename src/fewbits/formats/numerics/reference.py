@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fewbits.errors import DataError, FormatError
+from fewbits.errors import DataError
+from fewbits.formats.checks import check_cast
 from fewbits.formats.floating import FloatFormat
 from fewbits.formats.granularity import Shape, Tensor, tiles
 from fewbits.formats.grid import Grid
@@ -25,7 +26,7 @@ from fewbits.formats.numerics.scales import Scales, limits, per_element, scales_
 from fewbits.formats.numerics.ternary import ternarise
 from fewbits.formats.qtensor import QTensor
 from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
-from fewbits.formats.scaled import Element, Format, ScaledFormat
+from fewbits.formats.scaled import Element, Format, ScaledFormat, element_of
 from fewbits.formats.text import format_text
 
 Array = NDArray[Any]
@@ -69,7 +70,7 @@ def quantize(
     has no code: how many there are, and where the first is.
     """
     cast = _cast(x, format, scales, _Way(rounding, overflow, key))
-    element = _element(cast.format)
+    element = element_of(cast.format)
     if isinstance(element, KMeansFormat):
         _refuse_nan(x, cast.format)
         codes = cast.codes
@@ -87,7 +88,7 @@ def dequantize(q: QTensor[Array]) -> Array:
     """
     if q.dtype not in _TYPES:
         raise DataError(f"codes of an array of {q.dtype} cannot become a numpy array; numpy has {', '.join(_TYPES)}")
-    element, dtype = _element(q.format), np.dtype(q.dtype)
+    element, dtype = element_of(q.format), np.dtype(q.dtype)
     fitted = isinstance(element, KMeansFormat)
     values = _looked_up(q.table, q.codes, q.tile) if fitted else decode_array(q.codes, element)
     working = np.float64 if dtype == np.float64 else np.float32
@@ -130,7 +131,7 @@ class _Cast:
     @property
     def zeros(self) -> Array:
         """For each value what its zero point stands for before it is scaled, in the working type."""
-        element = _element(self.format)
+        element = element_of(self.format)
         assert isinstance(element, IntFormat)
         zeros = self.scales.zero_point.astype(self.values.dtype) * self.values.dtype.type(2.0**-element.fraction)
         return per_element(zeros, self.tile, self.values.shape)
@@ -138,7 +139,7 @@ class _Cast:
 
 def _cast(x: Array, format: Format, scales: Scales[Array] | None, way: _Way) -> _Cast:
     _check(x, format, scales, way)
-    element, y = _element(format), widened(x)
+    element, y = element_of(format), widened(x)
     if isinstance(element, KMeansFormat):
         return _fitted(y, format, element)
     if not isinstance(format, ScaledFormat):
@@ -217,7 +218,7 @@ def _looked_up(table: Array, codes: Array, tile: Shape) -> Array:
 
 def _finished(values: Array, cast: _Cast, dtype: np.dtype[Any], overflow: Overflow) -> Array:
     """`values` multiplied by the scales, as `dtype`."""
-    element = _element(cast.format)
+    element = element_of(cast.format)
     with np.errstate(all="ignore"):
         scaled = np.asarray(values * per_element(_steps(cast.scales), cast.tile, values.shape))
         if dtype == np.float16 and overflow is Overflow.SATURATE:
@@ -232,22 +233,7 @@ def _finished(values: Array, cast: _Cast, dtype: np.dtype[Any], overflow: Overfl
 def _check(x: Array, format: Format, scales: Scales[Array] | None, way: _Way) -> None:
     if x.dtype.name not in _TYPES:
         raise DataError(f"what is cast is an array of {', '.join(_TYPES)}, not of {x.dtype}; convert it with astype")
-    element, problem = _element(format), ""
-    if isinstance(format, IntFormat) and not format.fraction and scales is None:
-        problem = (
-            f"{format} needs a scale: say what shares one ({format}/tensor, {format}/channel), give scales, or say how "
-            f"many bits are behind the binary point ({format}f4)"
-        )
-    elif not isinstance(element, IntFormat | FloatFormat) and way.rounding is not Rounding.NEAREST_EVEN:
-        problem = f"{format_text(format)} takes the nearest of its levels; there is no {way.rounding} rounding"
-    elif way.overflow is Overflow.NONSATURATE and not (
-        isinstance(element, FloatFormat) and (element.has_infinity or element.has_nan)
-    ):
-        problem = f"{format_text(format)} has neither Inf nor NaN: overflow must saturate"
-    elif way.rounding is Rounding.STOCHASTIC and way.key is None:
-        problem = "stochastic rounding needs to know its random numbers: pass key=NoiseKey(seed, step, tensor)"
-    if problem:
-        raise FormatError(problem)
+    check_cast(format, way.rounding, way.overflow, way.key, with_scales=scales is not None)
 
 
 def _refuse_nan(x: Array, format: Format) -> None:
@@ -268,7 +254,3 @@ def _steps(scales: Scales[Array]) -> Array:
 def _no_scales(shape: Shape, scale: Array | None = None) -> Scales[Array]:
     ones = np.ones(shape, np.float32) if scale is None else scale
     return Scales(ones, np.zeros(shape, np.int32), np.ones((), np.float32))
-
-
-def _element(format: Format) -> Element:
-    return format.element if isinstance(format, ScaledFormat) else format
