@@ -1,5 +1,7 @@
 # Everything runs in .venv, which is made on first use and whenever the requirements change.
 PYTHON ?= python3
+# An environment of its own for the peers: python3 -m venv nncf && nncf/bin/pip install nncf openvino onnxruntime onnx
+NNCF_PYTHON ?= nncf/bin/python
 BIN := .venv/bin
 
 .PHONY: demo test check format bench clean
@@ -25,7 +27,8 @@ format: .venv/installed
 bench: .venv/installed-bench
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/latency.py
-	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/peers.py --nncf-python $(NNCF_PYTHON)
+	$(BIN)/python benchmarks/cost_prediction.py
 	$(BIN)/python benchmarks/calibration_memory.py
 	$(BIN)/python benchmarks/formats_speed.py
 	$(BIN)/python benchmarks/formats_guide.py

@@ -48,7 +48,7 @@ def measure(member: Member, folder: Path) -> results.Tuned:
     result = tune(member, folder)
     inputs = member.held_out(folder)
     original = output(member.model(folder), inputs, THREADS)
-    found = output(run_folder(member, folder) / "model.onnx", inputs, THREADS)
+    found = output(run_folder(member, folder) / "model.onnx", inputs, THREADS, result.target)
     return results.Tuned(
         name=member.name,
         title=member.title,

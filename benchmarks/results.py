@@ -16,7 +16,7 @@ from fewbits.measurement import Comparison
 from fewbits.record import RunRecord
 
 FOLDER = Path(__file__).parent / "results"
-PACKAGES = ("fewbits", "numpy", "onnx", "onnxruntime", "torch", "transformers")
+PACKAGES = ("fewbits", "numpy", "onnx", "onnxruntime", "openvino", "torch", "transformers")
 
 _STRICT = ConfigDict(extra="forbid")
 _INNERMOST_LIST = re.compile(r"\[([^\[\]{}\"]*)\]")
@@ -56,20 +56,27 @@ class Tuned:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One way to int8. `failure` is empty where it worked; where it did not, the figures are 0."""
+    """One form of a model, run on `target`. `seconds` and `evaluations` (of the metric, over all data) are what making
+    it took; `score` is the row's metric, where the row has one. `failure` is empty where it worked; where it did not,
+    the other figures are 0."""
 
     name: str
     settings: str
     bytes: int
     relative_error: float
     failure: str
+    target: str = "onnxruntime:cpu"
+    seconds: float = 0.0
+    evaluations: int = 0
+    score: float = 0.0
 
     __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True, slots=True)
 class SideBySide:
-    """One model in all its forms, timed in one run; the names in `comparison` are those of `forms`."""
+    """One model in all its forms, timed in one run; the names in `comparison` are those of `forms`. `metric` is what
+    `Form.score` is, empty where accuracy means nothing; `max_loss` is the budget that those tools got that keep one."""
 
     name: str
     title: str
@@ -77,6 +84,8 @@ class SideBySide:
     forms: tuple[Form, ...]
     comparison: Comparison
     taken: Taken
+    metric: str = ""
+    max_loss: str = ""
 
     __pydantic_config__ = _STRICT
 

@@ -13,12 +13,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fewbits.measurement import Interval
-from results import SideBySide, Taken, Tuned, read_latency, read_peers
+from results import Form, SideBySide, Taken, Tuned, read_latency, read_peers
 
 ROOT = Path(__file__).parents[1]
 FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
 MARKED = re.compile(r"(<!-- table:(?P<name>\w+) -->\n).*?(<!-- /table -->)", re.DOTALL)
 NOT_MEASURED = "Not measured yet.\n"
+SHOWN = (
+    "fewbits",
+    "static default",
+    "static per-channel u8s8",
+    "conv+matmul only",
+    "dynamic",
+    "bf16, OpenVINO",
+    "NNCF default",
+    "NNCF mixed",
+    "NNCF performance",
+    "NNCF accuracy control",
+)
+"""The columns of the short table of peers."""
+CONTROLLED = ("fewbits", "NNCF accuracy control")
+RUNTIMES = {"onnxruntime:cpu": "ONNX Runtime", "openvino:cpu": "OpenVINO"}
 
 
 def latency_table(rows: Sequence[Tuned]) -> str:
@@ -61,30 +76,83 @@ def accuracy_table(rows: Sequence[Tuned]) -> str:
 
 
 def peers_table(rows: Sequence[SideBySide]) -> str:
-    """Speed-ups of every form side by side, output errors in brackets."""
+    """Speed-ups of the best known forms over the baseline, one line per model, output errors in brackets."""
     if not rows:
         return NOT_MEASURED
-    names = list(dict.fromkeys(form.name for row in rows for form in row.forms if form.name != row.comparison.baseline))
+    found = {form.name for row in rows for form in row.forms}
+    names = [name for name in SHOWN if name in found]
     lines = []
     for row in rows:
         forms = {form.name: form for form in row.forms}
-        original = row.comparison.latencies[row.comparison.baseline].median
-        cells = [f"{row.title} ({original * 1e3:.3g} ms)"]
-        for name in names:
-            speedup = row.comparison.speedups.get(name)
-            if speedup is not None:
-                cells.append(f"{_speedup(speedup)} ({_error(forms[name].relative_error)})")
-            else:
-                cells.append("fails" if name in forms else "-")
+        cells = [f"{row.title} ({_baseline(row)})"]
+        cells += [_form_cell(row, forms[name]) if name in forms else "-" for name in names]
         lines.append(tuple(cells))
+    return markdown(("model (fp32)", *names), lines) + _failures(rows, names) + taken([row.taken for row in rows])
+
+
+def peers_all_table(rows: Sequence[SideBySide]) -> str:
+    """As `peers_table`, with every form: one line per form, one column per model."""
+    if not rows:
+        return NOT_MEASURED
+    names = list(dict.fromkeys(form.name for row in rows for form in row.forms))
+    lines = []
+    for name in names:
+        cells = [name]
+        for row in rows:
+            form = next((form for form in row.forms if form.name == name), None)
+            cells.append("-" if form is None else _form_cell(row, form))
+        lines.append(tuple(cells))
+    head = ("form", *(f"{row.title} ({_baseline(row)})" for row in rows))
+    return markdown(head, lines) + _failures(rows, names) + taken([row.taken for row in rows])
+
+
+def control_table(rows: Sequence[SideBySide]) -> str:
+    """The tools that keep an accuracy budget: one line per model with a metric and tool."""
+    lines = []
+    for row in rows:
+        if not row.metric:
+            continue
+        original = next(form for form in row.forms if form.name == row.comparison.baseline)
+        metric = f"{row.metric} {original.score:.4f}, loses at most {row.max_loss}"
+        for form in row.forms:
+            if form.name not in CONTROLLED:
+                continue
+            score = "-" if form.failure else f"{form.score:.4f}"
+            evaluations = str(form.evaluations) if form.evaluations else "-"
+            seconds = _time(form.seconds) if form.seconds else "-"
+            lines.append((row.title, metric, form.name, _form_cell(row, form), score, seconds, evaluations))
+    if not lines:
+        return NOT_MEASURED
+    head = ("model", "metric of fp32, budget", "tool", "speed-up (output error)", "metric", "time", "evaluations")
+    return markdown(head, lines)
+
+
+def _baseline(row: SideBySide) -> str:
+    name = row.comparison.baseline
+    runtime = name.partition(", ")[2]
+    return f"{row.comparison.latencies[name].median * 1e3:.3g} ms{f', {runtime}' if runtime else ''}"
+
+
+def _form_cell(row: SideBySide, form: Form) -> str:
+    """Speed-up and output error; for fewbits also the runtime that it chose, where there was a choice."""
+    if form.failure:
+        return "stopped" if form.failure.startswith("stopped") else "fails"
+    speedup = row.comparison.speedups.get(form.name)
+    if speedup is None:
+        return "1"
+    chosen = form.name == "fewbits" and ", " in row.comparison.baseline
+    runtime = f", {RUNTIMES.get(form.target, form.target)}" if chosen else ""
+    return f"{_speedup(speedup)} ({_error(form.relative_error)}{runtime})"
+
+
+def _failures(rows: Sequence[SideBySide], names: Sequence[str]) -> str:
     failures = [
         f"- {row.title}, {form.name}: `{form.failure.replace('`', '')}`\n"
         for row in rows
         for form in row.forms
-        if form.failure
+        if form.failure and form.name in names
     ]
-    reasons = "\nFailures:\n\n" + "".join(failures) if failures else ""
-    return markdown(("model (fp32)", *names), lines) + reasons + taken([row.taken for row in rows])
+    return "\nFailures:\n\n" + "".join(failures) if failures else ""
 
 
 def calibration_table(path: Path) -> str:
@@ -128,6 +196,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "latency": lambda: latency_table(read_latency()),
     "accuracy": lambda: accuracy_table(read_latency()),
     "peers": lambda: peers_table(read_peers()),
+    "peers_all": lambda: peers_all_table(read_peers()),
+    "control": lambda: control_table(read_peers()),
     "formats_speed": lambda: formats_speed_table(ROOT / "benchmarks" / "results" / "formats_speed.json"),
     "calibration": lambda: calibration_table(ROOT / "benchmarks" / "results" / "calibration_memory.json"),
 }

@@ -1,4 +1,4 @@
-"""What tests of conversion share: a plan by simple means, the runtime, and what it really ran."""
+"""What tests of conversion share: a plan by simple means, the runtimes, and what they really ran."""
 
 from __future__ import annotations
 
@@ -18,22 +18,30 @@ from fewbits.models.protocol import Artifact, Model
 from fewbits.placement import between_codes, coded_tensors, settle
 from fewbits.plan import Choice, Plan
 from fewbits.targets.onnxruntime import OnnxRuntime
+from fewbits.targets.openvino import OpenVino
+from fewbits.targets.protocol import Target
 
-TARGET = OnnxRuntime(1)
-
-
-def offered(model: Model) -> dict[str, Scheme]:
-    """Group name → its low scheme, for the groups that have one."""
-    menus = {one.name: TARGET.menu(model.graph, one).schemes for one in group(model.graph)}
-    return {name: schemes[1] for name, schemes in menus.items() if len(schemes) > 1}
+TARGET: Target = OnnxRuntime(1)
+OPENVINO: Target = OpenVino(1)
 
 
-def refusal(proto: onnx.ModelProto, name: str) -> str:
-    """Why the target refuses the group `name`; "" if it does not."""
+def offered(model: Model, target: Target = TARGET, scheme: Scheme | None = None) -> dict[str, Scheme]:
+    """Group name → `scheme`, for the groups that `target` offers it for; by default the one with static codes."""
+    found: dict[str, Scheme] = {}
+    for one in group(model.graph):
+        for each in target.menu(model.graph, one).schemes:
+            if each.is_static if scheme is None else each == scheme:
+                found.setdefault(one.name, each)
+    return found
+
+
+def refusal(proto: onnx.ModelProto, name: str, scheme: Scheme | None = None) -> str:
+    """Why ONNX Runtime's menu refuses the group `name` that scheme, by default static codes; "" if it does not."""
     model = open_model(proto)
     (one,) = (one for one in group(model.graph) if one.name == name)
     refusals = TARGET.menu(model.graph, one).refusals
-    return refusals[0].reason if refusals else ""
+    wanted = (each for each in refusals if (each.scheme.is_static if scheme is None else each.scheme == scheme))
+    return next((each.reason for each in wanted), "")
 
 
 def observed_ranges(model: Model, inputs: Mapping[str, Array]) -> dict[str, tuple[float, float]]:
@@ -45,34 +53,51 @@ def observed_ranges(model: Model, inputs: Mapping[str, Array]) -> dict[str, tupl
     return tie({name: (float(values[name].min()), float(values[name].max())) for name in names}, classes)
 
 
-def planned(model: Model, inputs: Mapping[str, Array], low: Collection[str] | None = None) -> Plan:
-    """`low` (by default all that can be) in their low scheme, with what a tuning run adds and leaves out."""
-    schemes, groups = offered(model), group(model.graph)
-    kept = settle(model.graph, groups, schemes.keys() if low is None else set(low) & set(schemes))
-    kept |= between_codes(model.graph, groups, kept) & set(schemes)
+def planned(
+    model: Model,
+    inputs: Mapping[str, Array],
+    low: Collection[str] | None = None,
+    *,
+    target: Target = TARGET,
+    scheme: Scheme | None = None,
+) -> Plan:
+    """`low` (by default all that can be) in `scheme` (by default static codes, with what a tuning run adds and leaves
+    out), for `target`."""
+    schemes, groups = offered(model, target, scheme), group(model.graph)
+    kept = frozenset(schemes if low is None else set(low) & set(schemes))
+    if scheme is None or scheme.is_static:
+        kept = settle(model.graph, groups, kept)
+        kept |= between_codes(model.graph, groups, kept) & set(schemes)
     choices = {name: Choice(str(schemes[name]), "test") for name in sorted(kept)}
-    return Plan(model.sha256, choices, observed_ranges(model, inputs))
+    return Plan(model.sha256, choices, observed_ranges(model, inputs), target.name)
 
 
 def converted(
-    proto: onnx.ModelProto, inputs: Mapping[str, Array], low: Collection[str] | None = None
+    proto: onnx.ModelProto,
+    inputs: Mapping[str, Array],
+    low: Collection[str] | None = None,
+    *,
+    target: Target = TARGET,
+    scheme: Scheme | None = None,
 ) -> tuple[Model, Plan, Artifact]:
-    """`proto` opened, the plan for `low`, and the model under it."""
+    """`proto` opened, the plan for `low` (see `planned`), and the model under it."""
     model = open_model(proto)
-    plan = planned(model, inputs, low)
+    plan = planned(model, inputs, low, target=target, scheme=scheme)
     return model, plan, model.converted(plan)
 
 
-def run(artifact: Artifact | onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def run(artifact: Artifact | onnx.ModelProto, inputs: Mapping[str, Array], target: Target = TARGET) -> dict[str, Array]:
     """Outputs by name."""
     content = artifact if isinstance(artifact, Artifact) else Artifact(artifact.SerializeToString())
-    with TARGET.open(content) as session:
+    with target.open(content) as session:
         return dict(session(inputs))
 
 
-def precisions(model: Model, artifact: Artifact, inputs: Mapping[str, Array]) -> dict[str, str]:
+def precisions(
+    model: Model, artifact: Artifact, inputs: Mapping[str, Array], target: Target = TARGET
+) -> dict[str, str]:
     """Group name → the precision in which its anchor ran."""
-    executed = TARGET.executed(artifact, inputs, 3)
+    executed = target.executed(artifact, inputs, 3)
     return {name: share.precision for name, share in attribute(model.graph, group(model.graph), executed).items()}
 
 

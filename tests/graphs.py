@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from fewbits.formats.scheme import INT8_STATIC, INT8_TENSOR, UINT8_TENSOR, Scheme
+from fewbits.formats.scheme import INT8_PAIR, INT8_STATIC, Scheme
 from fewbits.graph import AttributeValue, Graph, Kind, Node, Tensor
 from fewbits.grouping import Group
 
 Shape = tuple[int | str, ...]
 IMAGE: Shape = ("batch", 8, 4, 4)
 
-INT8_BOTH_TENSORS = Scheme(INT8_TENSOR, UINT8_TENSOR)
-
 
 def int8(group: Group) -> Scheme:
     """The int8 scheme for `group`: per channel where it has a weight."""
-    return INT8_STATIC if group.weight else INT8_BOTH_TENSORS
+    return INT8_STATIC if group.weight else INT8_PAIR
 
 
 @dataclass

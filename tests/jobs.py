@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from fewbits.budget import Budget
+from fewbits.costs.place import default_path
 from fewbits.data import DataSource
-from fewbits.flow.job import Job
+from fewbits.flow.job import Asked, Job, Wish
+from fewbits.flow.pricing import price
 from fewbits.flow.setup import Opened, Request, open_request
+from fewbits.flow.site import Site
 from fewbits.models import ModelSource
-from fewbits.progress import Silent
+from fewbits.progress import Progress, Silent
 from fewbits.space import Rule
 from fewbits.store import Journal
 from fewbits.store.journal import MemoryLines
 from fewbits.verify.acceptance import Objective
 from fewbits.verify.evaluators import EvaluateFunction
+
+_SILENT = Silent()
 
 
 def opened(
@@ -31,8 +39,10 @@ def opened(
     calibration_method: str = "minmax",
     rules: tuple[Rule, ...] = (),
     seed: int = 0,
+    target: str = "onnxruntime",
+    progress: Progress = _SILENT,
 ) -> Opened:
-    """What `open_request` makes of these."""
+    """What `open_request` makes of these; on one runtime, unless `target` is ``auto``."""
     request = Request(
         data,
         calibration,
@@ -40,17 +50,36 @@ def opened(
         higher_is_better,
         Budget.parse(max_loss),
         objective,
-        "auto",
+        target,
         threads,
         batch,
         calibration_method,
         rules,
         None,
         seed,
+        default_path(os.environ, Path.home()),
     )
-    return open_request(model, request, Silent())
+    return open_request(model, request, progress)
 
 
 def job(one: Opened, scratch: Path) -> Job:
     """A job with an empty journal."""
     return one.job(Journal(MemoryLines()), scratch, Silent())
+
+
+def site(one: Job) -> Site:
+    """The only runtime of `one`."""
+    (only,) = one.sites
+    return only
+
+
+def wishes(one: Job, names: Iterable[str] | None = None, why: str = "it pays", at: Site | None = None) -> Asked:
+    """Codes for the groups `names`, or for all that may have them `at` a runtime."""
+    coded = (site(one) if at is None else at).space.coded
+    return {name: Wish(coded[name], why) for name in (coded if names is None else names)}
+
+
+def priced(one: Opened, scratch: Path) -> Job:
+    """A job whose costs are known: measured, unless a test has made them up (`timing.Timing`)."""
+    whole = job(one, scratch)
+    return replace(whole, sites=price(whole))

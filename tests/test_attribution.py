@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 import builders
-from fewbits.attribution import Share, attribute
+from fewbits.attribution import Share, assigned, attribute
 from fewbits.data.batches import Batch
 from fewbits.graph import Graph, Kind, Node
 from fewbits.grouping import Group, group, tied
@@ -53,6 +53,12 @@ class TestNames:
             ("x.uint8.quantize", ("x.uint8.codes",), "conv_0"),
             ("x.rows.int8r.quantize", (), "conv_0"),
             ("x.to_rows", ("x.rows",), "conv_0"),
+            ("x.bfloat16.quantize", ("x.bfloat16",), "conv_0"),
+            ("max_pool_2:0.float16.quantize", (), "conv_3"),
+            # What casts a result back is there for who made it, as is a coder at every call for who reads it so.
+            ("batch_norm_1:0.dequantize", ("batch_norm_1:0",), "conv_0"),
+            ("conv_3.quantize", ("conv_3.activation.codes",), "conv_3"),
+            ("conv_3.integer", ("conv_3.sums",), "conv_3"),
             ("max_pool_2:0.uint8.quantize", (), "conv_3"),
             ("max_pool_2:0.uint8.dequantize.channels", (), "conv_3"),
             ("batch_norm_1:0.uint8.dequantize", (), "conv_3"),
@@ -99,6 +105,14 @@ class TestNames:
         net.conv("conv_0")
         graph = net.graph("conv_0:0", "conv_1:0")
         assert list(shares(graph, ran("conv_0.weight.dequantize"))) == ["conv_0"]
+
+
+def test_assigned_keeps_the_order_in_which_nodes_ran() -> None:
+    net = Sketch()
+    graph = net.graph(net.norm(net.conv("x")))
+    nodes = [ran("x.uint8.quantize"), ran("conv_0"), ran("elsewhere"), ran("batch_norm_1:0.uint8.dequantize")]
+    assert assigned(graph, group(graph), nodes) == {"conv_0": [nodes[0], nodes[1], nodes[3]]}
+    assert assigned(graph, group(graph), []) == {}
 
 
 class TestShares:
@@ -148,11 +162,11 @@ def profiles(name: str) -> tuple[tuple[Group, ...], frozenset[str], Mapping[str,
     model, target, inputs = open_model(case.model(0)), open_target("onnxruntime:cpu", 1), case.inputs(4, 0)
     graph, groups = model.graph, group(model.graph)
     space = candidates(groups, [], lambda one: target.menu(graph, one))
-    low = settle(graph, groups, space.low)
+    low = settle(graph, groups, space.coded)
     wanted = coded_tensors(graph, groups, tied(graph, groups))
     (observed,) = model.observe([Batch(inputs, None)], wanted)
     ranges = {tensor: (float(values.min()), float(values.max())) for tensor, values in observed.items()}
-    plan = Plan(model.sha256, {one: Choice(str(space.low[one]), "") for one in low}, ranges)
+    plan = Plan(model.sha256, {one: Choice(str(space.coded[one]), "") for one in low}, ranges, target.name)
     original = attribute(graph, groups, target.executed(model.original(), inputs, 3))
     return groups, low, original, attribute(graph, groups, target.executed(model.converted(plan), inputs, 3))
 

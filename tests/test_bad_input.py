@@ -45,6 +45,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed: Timing) -> Pa
 def refused(capsys: Capture, *words: str, model: str = "good.onnx", data: str = "good.npz") -> str:
     """What ``tune`` says against `words`, flattened; it must be usage, said once, with nothing written."""
     quick = ("--calibration-method", "minmax", "--threads", "1") if "--threads" not in words else ()
+    quick += ("--target", "onnxruntime") if "--target" not in words else ()
     assert run("tune", model, "--data", data, "--out", "run", *quick, *words) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -340,8 +341,11 @@ def test_a_model_that_gives_nan_is_named_before_any_search(capsys: Capture) -> N
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--target", "openvino:cpu"), ["unknown target 'openvino:cpu'", "onnxruntime:cpu"]),
-        (("--rule", "*=int3"), ["'int3' is not a scheme", "fp32, int8"]),
+        (
+            ("--target", "openvin:cpu"),
+            ["unknown target 'openvin:cpu'", "onnxruntime:cpu", "did you mean openvino:cpu?"],
+        ),
+        (("--rule", "*=int3"), ["'int3' is not a scheme", "fp32, bf16, fp16, int8"]),
         (("--rule", "conv"), ["PATTERN=SCHEME"]),
         (("--threads", str(available_cores() + 1)), ["threads asked for", f"give 1 to {available_cores()}"]),
         (("--threads", "-1"), ["--threads"]),
@@ -361,6 +365,15 @@ def test_a_model_that_gives_nan_is_named_before_any_search(capsys: Capture) -> N
 def test_an_option_that_cannot_be_used(capsys: Capture, words: tuple[str, ...], said: list[str]) -> None:
     text = refused(capsys, *words)
     assert all(word in text for word in said), text
+    assert not Path("run").exists()
+
+
+def test_a_runtime_that_is_not_installed_names_what_installs_it(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    text = refused(capsys, "--target", "openvino")
+    assert "the target openvino:cpu needs the package openvino: pip install 'fewbits[openvino]'" in text
     assert not Path("run").exists()
 
 

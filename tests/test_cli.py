@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import fewbits
@@ -68,10 +69,18 @@ class Calls:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tuned: list[tuple[tuple[object, ...], dict[str, object]]] = []
+        self.forced = False
+        self.ran: tuple[Path, str, dict[str, object]] | None = None
         self.during: Callable[[], None] = lambda: None
         self.record = RECORD
         flow = SimpleNamespace(
-            tune=self.tune, convert=self.convert, inspect=self.inspect, bench=self.bench, BenchReport=BenchReport
+            tune=self.tune,
+            convert=self.convert,
+            elsewhere=self.elsewhere,
+            run=self.run,
+            inspect=self.inspect,
+            bench=self.bench,
+            BenchReport=BenchReport,
         )
         monkeypatch.setattr(fewbits, "flow", flow, raising=False)
 
@@ -80,9 +89,16 @@ class Calls:
         self.during()
         return Result(self.record)
 
-    def convert(self, model: Path, plan: Path) -> Artifact:
-        Plan.load(plan)
+    def convert(self, model: Path, plan: Plan, *, force: bool) -> Artifact:
+        self.forced = force
         return Artifact(b"converted")
+
+    def elsewhere(self, plan: Plan) -> str:
+        return "The plan was measured elsewhere." if plan.machine else ""
+
+    def run(self, source: Path, data: str, **options: object) -> dict[str, np.ndarray]:
+        self.ran = (source, data, options)
+        return {"scores": np.ones((3, 10), np.float32)}
 
     def inspect(self, model: Path, *, target: str, threads: int, rules: tuple[Rule, ...]) -> Inspection:
         graph = small_graph()
@@ -292,6 +308,25 @@ def test_convert_writes_once_and_overwrites_only_with_force(calls: Calls, capsys
     assert Path("small.onnx").read_bytes() == b"converted"
 
 
+def test_a_plan_from_another_machine_is_applied_with_a_warning(calls: Calls, capsys: Capture) -> None:
+    Path("plan.json").write_text(Plan("ab", {}, {}, target="openvino:cpu", machine="another CPU").to_json())
+    assert run("convert", "model.onnx", "--plan", "plan.json", "--out", "small.onnx", "--force") == 0
+    assert calls.forced
+    assert "measured elsewhere" in capsys.readouterr().err
+
+
+def test_run_stores_the_outputs(calls: Calls, capsys: Capture) -> None:
+    words = ("run", "runs/mine", "--data", "inputs.npz", "--output", "out.npz")
+    assert run(*words) == 0
+    assert calls.ran is not None
+    assert calls.ran[:2] == (Path("runs/mine"), "inputs.npz")
+    assert "scores 3x10" in capsys.readouterr().out
+    with np.load("out.npz") as stored:
+        assert stored["scores"].shape == (3, 10)
+    assert run(*words) == 2
+    assert "--force" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("out", ["model.onnx", "plan.json", "./model.onnx", "."])
 def test_convert_never_overwrites_what_it_reads(calls: Calls, out: str) -> None:
     Path("model.onnx").write_bytes(b"model")
@@ -308,7 +343,7 @@ def test_inspect_shows_groups_and_why_not(calls: Calls, capsys: Capture) -> None
     assert "[1] w:int8r/channel a:uint8/tensor: no weight" in text
     assert "The rule absent*=fp32 decides nothing: it matches no group, or an earlier rule comes first." in text
     first, second = (next(line for line in text.splitlines() if line.startswith(name)) for name in ("first", "sum"))
-    assert "int8, fp32" in first
+    assert "codes" in first
     assert second.endswith("[1]")
     assert "batch x 4" in text
 

@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 
 from fewbits.eligibility import obstacle
+from fewbits.formats.scheme import BF16, FP16, FP32, INT4_BLOCKS, INT8_BLOCKS, INT8_DYNAMIC, INT8_WEIGHT, Scheme
 from fewbits.graph import AttributeValue, Graph, Kind
 from fewbits.grouping import group
-from graphs import Sketch
+from graphs import Sketch, int8
 
 
-def reason(graph: Graph, position: int = -1) -> str:
-    return obstacle(graph, group(graph)[position])
+def reason(graph: Graph, position: int = -1, scheme: Scheme | None = None) -> str:
+    one = group(graph)[position]
+    return obstacle(graph, one, int8(one) if scheme is None else scheme)
 
 
 def product(kind: Kind, weight: tuple[int, ...], *more: str, **attributes: AttributeValue) -> Sketch:
@@ -123,3 +125,106 @@ def test_joints() -> None:
     sketch.add(Kind.OTHER, plain)
     assert "dilation" in reason(sketch.graph(), 0)
     assert reason(sketch.graph(), 1) == ""
+
+
+STORED = (INT8_WEIGHT, INT8_BLOCKS, INT4_BLOCKS, INT8_DYNAMIC)
+
+
+@pytest.mark.parametrize("kind", [Kind.CONV, Kind.CONV_TRANSPOSE, Kind.GEMM, Kind.MATMUL])
+def test_fp32_is_always_possible(kind: Kind) -> None:
+    assert reason(product(kind, (2, 4, 6)).graph(), scheme=FP32) == ""
+
+
+@pytest.mark.parametrize("scheme", [BF16, FP16, *STORED, None])
+def test_transposed_convolutions(scheme: Scheme | None) -> None:
+    assert "fp32 only" in reason(product(Kind.CONV_TRANSPOSE, (8, 8, 3, 3)).graph(), scheme=scheme)
+
+
+class TestCasts:
+    @pytest.mark.parametrize("scheme", [BF16, FP16])
+    @pytest.mark.parametrize(
+        "sketch",
+        [
+            product(Kind.CONV, (8, 8, 3, 3)),
+            product(Kind.GEMM, (4, 6), alpha=0.5, transA=1),
+            product(Kind.MATMUL, (2, 4, 6)),
+        ],
+    )
+    def test_what_codes_refuse_and_floats_do_not(self, sketch: Sketch, scheme: Scheme) -> None:
+        # Outputs of the model, matrices of any rank, factors: a cast stands behind.
+        assert reason(sketch.graph(sketch.nodes[0].outputs[0]), 0, scheme) == ""
+
+    def test_a_joint_whose_output_is_the_models(self) -> None:
+        sketch = Sketch()
+        pooled = sketch.add(Kind.AVERAGE_POOL, "x", attributes={"dilations": (2, 2)})
+        assert reason(sketch.graph(pooled), 0, BF16) == ""
+
+    def test_a_computed_weight_and_a_constant_first_operand(self) -> None:
+        sketch = Sketch()
+        sketch.add(Kind.CONV, "x", sketch.input("weight"))
+        sketch.add(Kind.MATMUL, sketch.constant(4, 4), "x")
+        graph = sketch.graph()
+        assert reason(graph, 0, BF16) == reason(graph, 1, BF16) == ""
+
+    def test_types_and_infinities(self) -> None:
+        sketch = Sketch()
+        half = sketch.input("half", dtype="float16")
+        sketch.add(Kind.MATMUL, half, sketch.constant(4, 6, dtype="float16"), dtype="float16")
+        mask = sketch.input("mask")
+        sketch.add(Kind.ADD, "x", mask)
+        graph = sketch.graph()
+        graph = replace(graph, tensors={**graph.tensors, "mask": replace(graph.tensors["mask"], finite=False)})
+        assert "float16" in reason(graph, 0, BF16)
+        assert "infinite" in reason(graph, 1, BF16)
+
+    def test_nothing_to_cast(self) -> None:
+        sketch = Sketch()
+        sketch.add(Kind.MATMUL, sketch.constant(4, 4), sketch.constant(4, 4))
+        assert "no activation" in reason(sketch.graph(), 0, BF16)
+
+    def test_a_computed_bias(self) -> None:
+        sketch = Sketch()
+        sketch.add(Kind.GEMM, "x", sketch.constant(4, 6), sketch.input("bias"))
+        assert "bias is computed" in reason(sketch.graph(), 0, BF16)
+
+
+@pytest.mark.parametrize("scheme", STORED)
+class TestStored:
+    def test_a_product_by_a_constant_matrix(self, scheme: Scheme) -> None:
+        sketch = product(Kind.MATMUL, (64, 6))
+        # The result is float: it may be the model's, and a subgraph may read it.
+        result = sketch.nodes[0].outputs[0]
+        assert reason(sketch.graph(result), 0, scheme) == ""
+        assert reason(sketch.graph(pinned=[result]), 0, scheme) == ""
+
+    @pytest.mark.parametrize("kind", [Kind.CONV, Kind.GEMM, Kind.ADD])
+    def test_other_groups(self, kind: Kind, scheme: Scheme) -> None:
+        sketch = Sketch()
+        sketch.add(kind, "x", sketch.input("z") if kind is Kind.ADD else sketch.constant(4, 6))
+        assert "constant matrix" in reason(sketch.graph(), 0, scheme)
+
+    def test_matrices_in_the_wrong_place(self, scheme: Scheme) -> None:
+        sketch = Sketch((4, 4))
+        sketch.add(Kind.MATMUL, "x", "x")
+        sketch.add(Kind.MATMUL, sketch.constant(4, 4), "x")
+        sketch.add(Kind.MATMUL, sketch.constant(4, 4), sketch.constant(4, 4))
+        sketch.add(Kind.MATMUL, "x", sketch.constant(2, 4, 6))
+        sketch.add(Kind.MATMUL, "x", sketch.constant(4))
+        graph = sketch.graph()
+        assert "constant matrix" in reason(graph, 0, scheme)
+        assert "constant matrix" in reason(graph, 1, scheme)
+        assert "constant is the first operand" in reason(graph, 2, scheme)
+        assert "not a matrix" in reason(graph, 3, scheme)
+        assert "not a matrix" in reason(graph, 4, scheme)
+
+    def test_other_types(self, scheme: Scheme) -> None:
+        sketch = Sketch()
+        half = sketch.input("half", dtype="float16")
+        sketch.add(Kind.MATMUL, half, sketch.constant(4, 6, dtype="float16"), dtype="float16")
+        assert "float16" in reason(sketch.graph(), 0, scheme)
+
+
+@pytest.mark.parametrize("scheme", [INT8_BLOCKS, INT4_BLOCKS])
+def test_blocks_that_do_not_fill_the_depth(scheme: Scheme) -> None:
+    assert "depth of 48" in reason(product(Kind.MATMUL, (48, 6)).graph(), 0, scheme)
+    assert reason(product(Kind.MATMUL, (64, 6)).graph(), 0, scheme) == ""

@@ -6,7 +6,7 @@ import pytest
 
 import builders
 from fewbits.formats.integer import INT8R, UINT8, IntFormat
-from fewbits.formats.scheme import FP32, INT8_STATIC
+from fewbits.formats.scheme import BF16, FP32, INT8_DYNAMIC, INT8_STATIC, INT8_WEIGHT, Scheme
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import group, tied
 from fewbits.models import open_model
@@ -14,10 +14,11 @@ from fewbits.placement import Placement, between_codes, coded_tensors, formats, 
 from graphs import Sketch, int8
 
 
-def placed(graph: Graph, low: Collection[str] | None = None) -> Placement:
+def placed(graph: Graph, low: Collection[str] | None = None, *, repeats: bool = True) -> Placement:
     """The placement with `low` (or everything) in int8."""
     groups = group(graph)
-    return place(graph, groups, {one.name: int8(one) for one in groups if low is None or one.name in low})
+    schemes = {one.name: int8(one) for one in groups if low is None or one.name in low}
+    return place(graph, groups, schemes, repeats=repeats)
 
 
 def test_a_convolution_reads_and_writes_codes() -> None:
@@ -32,6 +33,19 @@ def test_formats_of_the_operands() -> None:
     assert formats(INT8_STATIC) == (UINT8, INT8R)
     with pytest.raises(ValueError, match="fp32"):
         formats(FP32)
+
+
+@pytest.mark.parametrize("scheme", [FP32, BF16, INT8_DYNAMIC, INT8_WEIGHT])
+def test_only_static_groups_have_quantisers(scheme: Scheme) -> None:
+    net = Sketch((4, 4))
+    a = net.matmul("x", columns=4, shape=(4, 4))
+    b = net.matmul(a, columns=4, shape=(4, 4))
+    graph = net.graph(b)
+    groups = group(graph)
+    assert place(graph, groups, {"matmul_0": scheme, "matmul_1": INT8_STATIC}) == Placement(
+        {("matmul_1", a): UINT8}, {}
+    )
+    assert place(graph, groups, {"matmul_0": scheme, "matmul_1": scheme}) == Placement({}, {})
 
 
 class TestProducts:
@@ -199,6 +213,52 @@ class TestCarriers:
         assert len(carried) == 8
         keys = {format for (node, _), format in found.reads.items() if node in carried}
         assert keys == {UINT8, INT8R}
+
+
+class TestCarriersWithoutRepeats:
+    """The quantiser stands in front of a carrier, and nothing behind it."""
+
+    def test_max_pool_between_convolutions(self) -> None:
+        net = Sketch()
+        a = net.conv("x")
+        b = net.add(Kind.MAX_POOL, a)
+        c = net.conv(b)
+        found = placed(net.graph(net.add(Kind.SOFTMAX, c)), repeats=False)
+        assert found.reads == {("conv_0", "x"): UINT8, ("max_pool_1", a): UINT8}
+        assert found.writes == {a: UINT8, c: UINT8}
+
+    def test_a_chain_of_carriers_is_quantised_at_its_start(self) -> None:
+        net = Sketch((3, 4))
+        names = ["x"]
+        for kind in (Kind.RESHAPE, Kind.TRANSPOSE, Kind.RESHAPE):
+            names.append(net.add(kind, names[-1]))
+        found = placed(net.graph(net.add(Kind.GEMM, names[-1], net.constant(4, 4))), repeats=False)
+        assert found == Placement({("reshape_0", "x"): UINT8}, {})
+
+    def test_a_float_reader_behind_a_carrier_of_codes_reads_their_values(self) -> None:
+        net = Sketch()
+        a = net.conv("x")
+        b = net.add(Kind.MAX_POOL, a)
+        found = placed(net.graph(net.conv(b), net.add(Kind.SOFTMAX, b)), repeats=False)
+        assert found.reads["max_pool_1", a] == UINT8
+        assert ("conv_2", b) not in found.reads and ("softmax_3", b) not in found.reads
+
+    def test_readers_that_want_different_codes_quantise_for_themselves(self) -> None:
+        net = Sketch((4, 4))
+        a = net.add(Kind.TRANSPOSE, "x")
+        graph = net.graph(net.add(Kind.MATMUL, a, "x"), net.add(Kind.MATMUL, "x", a))
+        assert placed(graph, repeats=False) == placed(graph)
+
+    def test_attention_has_one_quantiser_for_each_of_query_key_and_value(self) -> None:
+        graph = open_model(builders.transformer(layers=1)).graph
+        groups = group(graph)
+        low = [one.name for one in groups if one.is_product]
+        found, repeated = placed(graph, low, repeats=False), placed(graph, low)
+        carriers = {node.name for node in graph.nodes if node.kind in (Kind.TRANSPOSE, Kind.RESHAPE)}
+        assert len({name for name, _ in repeated.reads} & carriers) == 8
+        # Reshapes of query, key and value, the transpose of the mixed values; what follows them is not asked again.
+        assert {graph.node[name].op for name, _ in found.reads if name in carriers} == {"Reshape", "Transpose"}
+        assert len({name for name, _ in found.reads} & carriers) == 4
 
 
 class TestSettle:

@@ -26,10 +26,17 @@ Document = dict[str, Any]
         (lambda it: it["accuracy"]["loss"].update(colour="red"), "accuracy.loss.colour"),
         (lambda it: it["groups"][0].update(colour="red"), "groups.0.colour"),
         (lambda it: it["latency"].update(colour="red"), "latency.colour"),
+        (lambda it: it["groups"][0]["schemes"][0].update(colour="red"), "groups.0.schemes.0.colour"),
+        (lambda it: it["front"][0].update(colour="red"), "front.0.colour"),
+        (lambda it: it["trials"][0].pop("samples"), "trials.0.samples: Field required"),
+        (lambda it: it["prediction"].update(plans="many"), "prediction.plans"),
+        (lambda it: it.pop("target"), "target: Field required"),
         (lambda it: it.pop("outcome"), "outcome: Field required"),
         (lambda it: it.update(outcome="great"), "outcome.*met.*kept_original"),
         (lambda it: it.update(version=VERSION + 1), f"version {VERSION + 1}.*reads version {VERSION}"),
         (lambda it: it.update(version=VERSION + 1, colour="red"), f"version {VERSION + 1}"),
+        # What an earlier fewbits wrote has other keys.
+        (lambda it: (it.update(version=1), it.pop("front")), "version 1; .*reads version 2. Use the fewbits that made"),
     ],
 )
 def test_a_changed_record_is_refused(change: Callable[[Document], object], says: str) -> None:

@@ -142,6 +142,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     found = Finished.of(folder)
     stages = Counter(stage for stage, _ in found.steps)
     assert stages["trial"] > 2, "the budget was to be missed, so that all stages are there"
+    assert stages["costs"] == 2, "two runtimes"
+    assert stages["floats"] == 1
     return Whole(found, calls(folder))
 
 
@@ -205,6 +207,8 @@ def test_ctrl_c_keeps_what_was_found_and_leaves_no_process(folder: Path) -> None
     """On the real command, while models are being timed in processes of their own."""
     process = start(folder, *words(), real=True)
     family = psutil.Process(process.pid)
+    # The originals on all runtimes are timed, and costs are measured; then plans are timed.
+    wait_for_steps(folder, process, 3)
     end = time.monotonic() + PATIENCE
     while len(workers := family.children(recursive=True)) < 2:
         assert process.poll() is None, process.communicate()[1]
@@ -215,7 +219,7 @@ def test_ctrl_c_keeps_what_was_found_and_leaves_no_process(folder: Path) -> None
 
     # Nobody else may work on the run meanwhile.
     code, _, err = finish(folder, *words("--resume"))
-    assert code == 2
+    assert code == 2, err
     assert "another process is working on run" in err
 
     workers += family.children(recursive=True)

@@ -3,11 +3,19 @@
 import pytest
 
 from fewbits.errors import SchemeError, UsageError
-from fewbits.formats.scheme import FP32, INT8_STATIC, Scheme
+from fewbits.formats.scheme import (
+    BF16,
+    FP32,
+    INT8_BLOCKS,
+    INT8_DYNAMIC,
+    INT8_PAIR,
+    INT8_STATIC,
+    INT8_SYMMETRIC_PAIR,
+    Scheme,
+)
 from fewbits.graph import Kind
 from fewbits.grouping import Group
 from fewbits.space import Menu, Refusal, Rule, Space, candidates
-from graphs import INT8_BOTH_TENSORS
 
 INT4 = Scheme.parse("w:int4r/channel a:uint8/tensor")
 
@@ -29,7 +37,7 @@ def space(groups: list[Group], rules: list[str], menu: Menu | None = None) -> Sp
 def test_without_rules_a_group_has_the_whole_menu() -> None:
     found = space([product("a")], [], offering(INT8_STATIC, INT4))
     assert found.schemes == {"a": (FP32, INT8_STATIC, INT4)}
-    assert found.low == {"a": INT8_STATIC}
+    assert found.coded == {"a": INT8_STATIC}
     assert found.refusals == {"a": ()}
     assert found.unused_rules == ()
 
@@ -37,7 +45,7 @@ def test_without_rules_a_group_has_the_whole_menu() -> None:
 def test_fp32_is_always_possible() -> None:
     assert candidates([product("a")], [], lambda group: Menu((INT4,))).schemes["a"] == (FP32, INT4)
     assert candidates([product("a")], [], lambda group: Menu(())).schemes["a"] == (FP32,)
-    assert candidates([product("a")], [], lambda group: Menu(())).low == {}
+    assert candidates([product("a")], [], lambda group: Menu(())).coded == {}
 
 
 def test_refusals_of_the_target_are_kept() -> None:
@@ -47,7 +55,7 @@ def test_refusals_of_the_target_are_kept() -> None:
 
 def test_a_rule_keeps_a_group_in_fp32_and_says_so() -> None:
     found = space([product("a"), product("b")], ["a=fp32"])
-    assert found.low == {"b": INT8_STATIC}
+    assert found.coded == {"b": INT8_STATIC}
     (refusal,) = found.refusals["a"]
     assert refusal.scheme == INT8_STATIC
     assert "a=fp32" in refusal.reason
@@ -57,7 +65,7 @@ def test_a_rule_keeps_a_group_in_fp32_and_says_so() -> None:
 def test_the_first_match_wins() -> None:
     groups = [product("conv_1"), product("conv_2"), product("fc")]
     found = space(groups, ["conv_1=int8", "conv_*=fp32", "*=int8"])
-    assert set(found.low) == {"conv_1", "fc"}
+    assert set(found.coded) == {"conv_1", "fc"}
 
 
 def test_rules_that_decide_nothing_are_reported_in_order() -> None:
@@ -67,13 +75,13 @@ def test_rules_that_decide_nothing_are_reported_in_order() -> None:
 
 def test_a_rule_chooses_among_several_schemes() -> None:
     found = space([product("a")], [f"a={INT4}"], offering(INT8_STATIC, INT4))
-    assert found.low == {"a": INT4}
+    assert found.coded == {"a": INT4}
     assert [refusal.scheme for refusal in found.refusals["a"]] == [INT8_STATIC]
 
 
 def test_a_scheme_that_the_target_lacks_is_refused_with_what_it_has() -> None:
     found = space([product("a")], [f"a={INT4}"])
-    assert found.low == {}
+    assert found.coded == {}
     wanted = next(refusal for refusal in found.refusals["a"] if refusal.scheme == INT4)
     assert str(INT8_STATIC) in wanted.reason
 
@@ -83,17 +91,52 @@ def test_what_the_target_refused_with_a_reason_is_not_refused_twice() -> None:
     assert [refusal.reason for refusal in found.refusals["a"]] == ["no kernel"]
 
 
-def test_without_a_weight_the_granularity_of_weights_does_not_count() -> None:
+@pytest.mark.parametrize("pair", [INT8_PAIR, INT8_SYMMETRIC_PAIR])
+def test_without_a_weight_only_the_widths_of_codes_count(pair: Scheme) -> None:
     groups = [product("attention", weight="")]
-    assert space(groups, ["*=int8"], offering(INT8_BOTH_TENSORS)).low == {"attention": INT8_BOTH_TENSORS}
-    with_weight = space([product("conv")], ["*=int8"], offering(INT8_BOTH_TENSORS))
-    assert with_weight.low == {}
+    assert space(groups, ["*=int8"], offering(pair)).coded == {"attention": pair}
+    assert space(groups, [f"*={INT4}"], offering(pair)).coded == {}
+    with_weight = space([product("conv")], ["*=int8"], offering(INT8_PAIR))
+    assert with_weight.coded == {}
+
+
+def test_the_coded_scheme_is_the_one_with_calibrated_ranges() -> None:
+    found = space([product("a"), product("b", weight="")], [], offering(BF16, INT8_DYNAMIC, INT8_STATIC, INT4))
+    assert found.coded == {"a": INT8_STATIC, "b": INT8_STATIC}
+    assert space([product("a")], [], offering(BF16, INT8_DYNAMIC, INT8_BLOCKS)).coded == {}
+
+
+def test_free_is_what_may_leave_fp32_in_any_scheme() -> None:
+    found = space([product("a"), product("b")], ["a=fp32"], offering(BF16))
+    assert found.free == {"b"}
+    assert space([product("a")], [], offering()).free == frozenset()
+
+
+def test_what_a_probe_refuses_leaves_the_space_with_its_reason() -> None:
+    found = space([product("a"), product("b")], ["c=fp32"], offering(INT8_STATIC, BF16, refused="no kernel"))
+    probed = found.without({"a": [Refusal(BF16, "it ran in fp32")], "absent": [Refusal(BF16, "")]})
+    assert probed.schemes == {"a": (FP32, INT8_STATIC), "b": (FP32, INT8_STATIC, BF16)}
+    assert [refusal.reason for refusal in probed.refusals["a"]] == ["no kernel", "it ran in fp32"]
+    assert [refusal.reason for refusal in probed.refusals["b"]] == ["no kernel"]
+    assert probed.unused_rules == found.unused_rules
+    assert found.without({}) == found
+
+
+@pytest.mark.parametrize("scheme", [BF16, INT8_DYNAMIC, INT8_BLOCKS])
+def test_a_rule_keeps_to_its_scheme_among_all_sorts(scheme: Scheme) -> None:
+    menu = offering(INT8_STATIC, BF16, INT8_DYNAMIC, INT8_BLOCKS, INT8_PAIR)
+    for weight in ("w", ""):
+        found = space([product("a", weight=weight)], [f"a={scheme}"], menu)
+        assert found.schemes["a"] == (FP32, scheme)
+        assert {refusal.scheme for refusal in found.refusals["a"]} == set(menu.schemes) - {FP32, scheme}
 
 
 class TestRule:
     def test_the_text(self) -> None:
         assert Rule.parse("conv_1*=fp32") == Rule("conv_1*", FP32)
         assert Rule.parse("a=int8").scheme == INT8_STATIC
+        for scheme in (BF16, INT8_DYNAMIC, INT8_BLOCKS):
+            assert Rule.parse(f"a*={scheme}") == Rule("a*", scheme)
 
     def test_a_name_may_hold_an_equals_sign(self) -> None:
         assert Rule.parse("a=b=fp32") == Rule("a=b", FP32)
@@ -104,7 +147,7 @@ class TestRule:
             Rule.parse(text)
 
     def test_an_unknown_scheme_lists_the_choices(self) -> None:
-        with pytest.raises(SchemeError, match="choose fp32, int8"):
+        with pytest.raises(SchemeError, match="choose fp32, bf16, fp16, int8"):
             Rule.parse("conv*=int7")
 
     @pytest.mark.parametrize(

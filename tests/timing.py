@@ -8,26 +8,40 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from fewbits.benchmark import Candidate
+from fewbits.costs.cache import CostCache
+from fewbits.costs.key import RegionCost
+from fewbits.costs.measured import Measuring, Wanted
+from fewbits.costs.table import CostTable
 from fewbits.data.batches import Array
+from fewbits.formats.scheme import Scheme
+from fewbits.grouping import Group
 from fewbits.measurement import Comparison, Interval, Latency
 
-STAGES = ("accepting", "placing", "screening", "benching")
+STAGES = ("accepting", "placing", "screening", "searching", "benching", "floats")
+_SECOND = 1e-4
+_POINTS = 12
 
 
 @dataclass
 class Timing:
     """Stands in for `fewbits.benchmark.compare`: each candidate but the first is `speed` times as fast as the first,
-    those named in `speeds` as fast as said there, each within five percent.
+    those whose name matches one of `speeds` (shell wildcards, the first match counts) as fast as said there, each
+    within five percent. `asked` remembers the names of the candidates of each comparison.
 
-    `asked` remembers the names of the candidates of each comparison.
+    Stands in for `fewbits.costs.measured.cost_table`, too: `costs` has the arithmetic's seconds by the sort of scheme,
+    relative to fp32, which takes as long as the group has operands and weights; sorts that it does not name are
+    refused. `priced` remembers the targets whose tables were asked for.
     """
 
     speed: float = 2.0
     # What screening leaves gains nothing over what was placed.
     speeds: Mapping[str, float] = field(default_factory=lambda: {"screened": 1.0})
+    costs: Mapping[str, float] = field(default_factory=lambda: {"codes": 0.5, "dynamic": 1.5, "stored": 2.0})
     asked: list[tuple[str, ...]] = field(default_factory=list)
+    priced: list[str] = field(default_factory=list)
 
     def compare(self, candidates: Sequence[Candidate], inputs: Mapping[str, Array], **options: object) -> Comparison:
         """See `fewbits.benchmark.compare`."""
@@ -35,7 +49,7 @@ class Timing:
         assert inputs
         names = tuple(candidate.name for candidate in candidates)
         self.asked.append(names)
-        speeds = {name: self.speeds.get(name, self.speed) for name in names[1:]}
+        speeds = {name: self.speed_of(name) for name in names[1:]}
         seconds = {names[0]: 0.002, **{name: 0.002 / speed for name, speed in speeds.items()}}
         return Comparison(
             baseline=names[0],
@@ -44,10 +58,39 @@ class Timing:
             how="made up",
         )
 
-    def install(self, put: Callable[[str, object], None]) -> Timing:
-        """Let every stage measure with this; `put` sets an attribute by its dotted name."""
+    def speed_of(self, name: str) -> float:
+        """How fast the candidate `name` is beside the first."""
+        return next((speed for pattern, speed in self.speeds.items() if fnmatchcase(name, pattern)), self.speed)
+
+    def cost_table(self, measuring: Measuring, wanted: Wanted, cache: CostCache) -> CostTable:
+        """See `fewbits.costs.measured.cost_table`; nothing is run and nothing is kept in `cache`."""
+        self.priced.append(measuring.target.name)
+        found = {
+            group.name: {str(scheme): self.cost_of(group, scheme) for scheme in wanted[group.name]}
+            for group in measuring.groups
+            if group.name in wanted
+        }
+        return CostTable(measuring.target.name, found, measured=sum(map(len, found.values())))
+
+    def cost_of(self, group: Group, scheme: Scheme) -> RegionCost:
+        """What `group` costs in `scheme`."""
+        plain = _SECOND * (len(group.operands) + 2 * bool(group.weight))
+        if scheme.is_fp32:
+            return RegionCost(0.0, plain, 0.0, "Float", "fp32", "", "2026-01-01")
+        if scheme.sort not in self.costs:
+            return RegionCost(0.0, 0.0, 0.0, "", "", f"{scheme} is not made up", "2026-01-01")
+        edge = _SECOND / 20 if scheme.is_static or scheme.is_cast else 0.0
+        return RegionCost(edge, plain * self.costs[scheme.sort], edge, "Low", scheme.sort, "", "2026-01-01")
+
+    def install(self, put: Callable[[str, object], None], *, costs: bool = True) -> Timing:
+        """Let every stage measure with this; `put` sets an attribute by its dotted name. The cost table is the real one
+        unless `costs` are made up, too."""
         for stage in STAGES:
             put(f"fewbits.flow.{stage}.compare", self.compare)
+        if costs:
+            put("fewbits.flow.pricing.cost_table", self.cost_table)
+        # A coarse front is as good here, and traced in a fourth of the time.
+        put("fewbits.flow.searching._POINTS", _POINTS)
         return self
 
 
@@ -58,8 +101,13 @@ def _put_for_good(name: str, value: object) -> None:
     setattr(importlib.import_module(module), attribute, value)
 
 
-if __name__ == "__main__":
+def run(speed: float, words: Sequence[str], *, costs: bool = True) -> None:
+    """The command line `words` with made-up latencies; ends the process."""
     from fewbits.cli import main
 
-    Timing(float(sys.argv[1])).install(_put_for_good)
-    main(sys.argv[2:])
+    Timing(speed).install(_put_for_good, costs=costs)
+    main(words)
+
+
+if __name__ == "__main__":
+    run(float(sys.argv[1]), sys.argv[2:])

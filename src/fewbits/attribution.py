@@ -12,7 +12,7 @@ from fewbits.targets.protocol import Executed
 
 # What conversion puts before a reader of "tensor" has the name of the tensor and one of these behind a dot;
 # everything else that it adds has the name of the node or tensor that it belongs to, and something behind a dot.
-_BEFORE_READER = re.compile(r"(rows\.)?(u?int[0-9]+r?\.)?((de)?quantize(\.channels)?|to_rows)")
+_BEFORE_READER = re.compile(r"(rows\.)?((u?int[0-9]+r?|b?float16)\.(de)?quantize(\.channels)?|to_rows)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +29,22 @@ def attribute(graph: Graph, groups: Sequence[Group], executed: Iterable[Executed
 
     A quantiser counts for the first group that reads its tensor: without that group it would not be there.
     """
+    return {name: share(name, nodes) for name, nodes in assigned(graph, groups, executed).items()}
+
+
+def assigned(graph: Graph, groups: Sequence[Group], executed: Iterable[Executed]) -> Mapping[str, Sequence[Executed]]:
+    """Group name → its nodes among `executed`, in the order in which they ran."""
     owner, readers = _owners(graph, groups), _readers(graph, groups)
     ran: dict[str, list[Executed]] = {}
     for node in executed:
         name = _group_of(node, graph, owner, readers)
         if name:
             ran.setdefault(name, []).append(node)
-    return {name: _share(name, nodes) for name, nodes in ran.items()}
+    return ran
 
 
-def _share(anchor: str, nodes: Sequence[Executed]) -> Share:
+def share(anchor: str, nodes: Sequence[Executed]) -> Share:
+    """What the nodes of the group `anchor` come to."""
     # Boundaries only add their time. A fused node has the name of the anchor or of what was fused
     # behind it; then the slowest is the one that computes.
     computing = [node for node in nodes if node.precision != "boundary"]

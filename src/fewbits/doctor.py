@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
@@ -16,17 +16,26 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from fewbits.benchmark import Candidate, compare
+from fewbits.costs.cache import CostCache
+from fewbits.costs.measured import Measuring, cost_table
 from fewbits.errors import FewbitsError, WorkerError
+from fewbits.formats.scheme import FP32
+from fewbits.grouping import group as grouped
 from fewbits.machine import Machine
 from fewbits.measurement import Interval
+from fewbits.models import open_model
 from fewbits.progress import Progress, Silent
+from fewbits.targets import open_target
+from fewbits.targets.onnxruntime_probe import OPERATIONS, Operation, probe_model
 from fewbits.targets.probe import this_machine
+from fewbits.targets.protocol import Target
 from fewbits.targets.runtime_probe import DotProduct, ProbeModel, RuntimeProbe
 
 PACKAGES: Final = ("fewbits", "numpy", "scipy", "onnx", "onnx-ir", "onnxruntime", "openvino", "torch")
 
 _ONNXRUNTIME = "onnxruntime"
-_NOT_USED_YET = ("openvino", "torch")
+_OPENVINO = "openvino"
+_NOT_USED_YET = ("torch",)
 _PROBE = (sys.executable, "-P", "-m", "fewbits.targets.onnxruntime_probe")
 _PROBE_SECONDS = 120.0
 _FINDINGS = "probe.json"
@@ -108,7 +117,7 @@ def doctor(*, measure: bool = True, block_seconds: float = 0.05, progress: Progr
     machine = this_machine(PACKAGES)
     runtime, how = _onnxruntime(machine.versions, block_seconds if measure else 0.0, progress)
     others = (_unused(name, machine.versions) for name in _NOT_USED_YET)
-    return DoctorReport(machine, (runtime, *others), how)
+    return DoctorReport(machine, (runtime, _openvino(machine.versions, measure=measure), *others), how)
 
 
 def runtimes() -> tuple[RuntimeReport, ...]:
@@ -119,6 +128,33 @@ def runtimes() -> tuple[RuntimeReport, ...]:
 def _unused(name: str, versions: Mapping[str, str]) -> RuntimeReport:
     state = RuntimeState.NOT_USED_YET if name in versions else RuntimeState.NOT_INSTALLED
     return RuntimeReport(name, state, versions.get(name, ""))
+
+
+def _openvino(versions: Mapping[str, str], *, measure: bool) -> RuntimeReport:
+    """OpenVINO by its own performance counters: one layer per operation, in every scheme that can be asked for."""
+    version = versions.get(_OPENVINO, "")
+    if not version:
+        return RuntimeReport(_OPENVINO, RuntimeState.NOT_INSTALLED)
+    try:
+        target = open_target(_OPENVINO)
+        abilities = [ability for operation in OPERATIONS for ability in _asked(target, operation, measure=measure)]
+    except FewbitsError as error:
+        return RuntimeReport(_OPENVINO, RuntimeState.BROKEN, version, problem=str(error))
+    return RuntimeReport(_OPENVINO, RuntimeState.READY, version, abilities=tuple(abilities))
+
+
+def _asked(target: Target, operation: Operation, *, measure: bool) -> Iterator[Ability]:
+    # Twice in a row: what gives the output of the whole model keeps fp32.
+    model = open_model(probe_model(operation, FP32, repeats=2).SerializeToString())
+    group, *_ = grouped(model.graph)
+    (given,) = group.operands
+    values = {given: np.random.default_rng(0).standard_normal(operation.shape).astype(np.float32)}
+    wanted = {group.name: target.menu(model.graph, group).schemes}
+    with tempfile.TemporaryDirectory(prefix="fewbits-") as folder, CostCache.open(Path(folder) / "costs") as cache:
+        table = cost_table(Measuring(model, target, (group,), values, _SILENT), wanted, cache)
+    for scheme, cost in table.costs.get(group.name, {}).items():
+        seconds = cost.total if measure else 0.0
+        yield Ability(operation.name, scheme, (cost.kernel,), cost.precision, seconds, None, cost.refusal)
 
 
 def _onnxruntime(versions: Mapping[str, str], block_seconds: float, progress: Progress) -> tuple[RuntimeReport, str]:

@@ -1,18 +1,68 @@
-"""Which groups can be given quantisers, from the graph's structure alone, whatever the runtime."""
+"""Which groups can be written in which scheme, from the graph's structure alone, whatever the runtime."""
 
 from __future__ import annotations
 
+from fewbits.formats.granularity import Group as Block
+from fewbits.formats.scaled import ScaledFormat
+from fewbits.formats.scheme import Scheme
 from fewbits.graph import Graph, Kind, Node, Tensor
 from fewbits.grouping import Group
 
 
-def obstacle(graph: Graph, group: Group) -> str:
-    """Why no quantisers can stand around `group`; "" if they can."""
+def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool = False) -> str:
+    """Why `group` cannot be written in `scheme`; "" if it can. `gives_floats`: a product on codes can give floats,
+    whatever it is; otherwise a convolution cannot."""
+    if scheme.is_fp32:
+        return ""
+    if group.kind is Kind.CONV_TRANSPOSE:
+        return "fewbits writes transposed convolutions in fp32 only"
+    if scheme.is_cast:
+        return _cast(graph, group)
+    if scheme.is_static:
+        return _static(graph, group, gives_floats=gives_floats)
+    return _stored(graph, group, scheme)
+
+
+def _cast(graph: Graph, group: Group) -> str:
     anchor = graph.node[group.name]
     return (
         _wrong_type(graph, anchor)
         or _infinite(graph, group)
-        or (_product(graph, group, anchor) if group.is_product else _joint(graph, group, anchor))
+        or ("" if group.operands else "it has no activation: all its operands are constants")
+        or ("its bias is computed, not a constant" if group.bias and not graph.is_constant(group.bias) else "")
+    )
+
+
+def _stored(graph: Graph, group: Group, scheme: Scheme) -> str:
+    """Schemes that need a constant matrix: codes of the weight alone, or ranges found at every call."""
+    anchor = graph.node[group.name]
+    reason = _wrong_type(graph, anchor)
+    if reason:
+        return reason
+    if group.kind is not Kind.MATMUL or not group.weight:
+        return "only a MatMul by a constant matrix can be written so"
+    if graph.is_constant(anchor.inputs[0]):
+        return "its constant is the first operand; only a constant second operand is supported"
+    shape = _shape(graph.tensors.get(group.weight))
+    if shape is None or len(shape) != 2:
+        return "its weight is not a matrix"
+    sharing = scheme.weight.granularity if isinstance(scheme.weight, ScaledFormat) else None
+    depth = shape[0]
+    if isinstance(sharing, Block) and isinstance(depth, int) and depth % sharing.size:
+        return f"its depth of {depth} is no multiple of the {sharing.size} elements that share a scale"
+    return ""
+
+
+def _static(graph: Graph, group: Group, *, gives_floats: bool) -> str:
+    anchor = graph.node[group.name]
+    return (
+        _wrong_type(graph, anchor)
+        or _infinite(graph, group)
+        or (
+            _product(graph, group, anchor, gives_floats=gives_floats)
+            if group.is_product
+            else _joint(graph, group, anchor)
+        )
     )
 
 
@@ -32,7 +82,7 @@ def _infinite(graph: Graph, group: Group) -> str:
     return "it works on infinite values, as masks have, which no range holds"
 
 
-def _product(graph: Graph, group: Group, anchor: Node) -> str:
+def _product(graph: Graph, group: Group, anchor: Node, *, gives_floats: bool) -> str:
     if not group.operands:
         return "it has no activation: all its operands are constants"
     if graph.is_constant(anchor.inputs[0]):
@@ -43,17 +93,17 @@ def _product(graph: Graph, group: Group, anchor: Node) -> str:
         return "a subgraph reads its output"
     match group.kind:
         case Kind.CONV | Kind.CONV_TRANSPOSE:
-            return _convolution(graph, group)
+            return _convolution(graph, group, gives_floats=gives_floats)
         case Kind.GEMM:
             return _gemm(graph, group, anchor)
         case _:
             return _matmul(graph, group, anchor)
 
 
-def _convolution(graph: Graph, group: Group) -> str:
+def _convolution(graph: Graph, group: Group, *, gives_floats: bool) -> str:
     if not group.weight:
         return "its weight is computed, not a constant"
-    if group.output in graph.outputs:
+    if group.output in graph.outputs and not gives_floats:
         return "its output is the model's, which keeps fp32, and an int8 convolution cannot write floats"
     return ""
 

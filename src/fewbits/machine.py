@@ -17,6 +17,10 @@ class Machine:
     system: str
     versions: Mapping[str, str]
 
+    def summary(self, runtime: str) -> str:
+        """What a measurement hangs on, in a line: the CPU, its features, and the version of `runtime`."""
+        return f"{self.cpu}; {' '.join(self.features)}; {runtime} {self.versions.get(runtime, 'unknown')}"
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:

@@ -31,9 +31,13 @@ class Placement:
     writes: Mapping[str, IntFormat]
 
 
-def place(graph: Graph, groups: Sequence[Group], schemes: Mapping[str, Scheme]) -> Placement:
-    """Where codes flow when each group of `schemes` (name → scheme) computes in low precision."""
-    low = [group for group in groups if not schemes.get(group.name, Scheme()).is_float]
+def place(graph: Graph, groups: Sequence[Group], schemes: Mapping[str, Scheme], *, repeats: bool = True) -> Placement:
+    """Where codes flow when the groups of `schemes` (name → scheme) that are static compute on codes.
+
+    `repeats`: carriers on codes have quantisers on both sides, as ONNX Runtime fuses them; otherwise one in front, and
+    whoever reads behind the carrier reads values that are codes already.
+    """
+    low = [group for group in groups if schemes.get(group.name, Scheme()).is_static]
     reads: dict[tuple[str, str], IntFormat] = {}
     writes: dict[str, IntFormat] = {}
     for group in low:
@@ -44,7 +48,7 @@ def place(graph: Graph, groups: Sequence[Group], schemes: Mapping[str, Scheme]) 
             reads.setdefault((group.name, tensor), wanted)
         if writes_codes(group):
             writes[group.inner] = first
-    _carry(graph, reads, writes)
+    _carry(graph, reads, writes, repeats=repeats)
     for tensor in (group.inner for group in low if not writes_codes(group)):
         formats_read = {reads.get((node.name, tensor)) for node in graph.consumers.get(tensor, ())}
         only = next(iter(formats_read), None)
@@ -127,7 +131,9 @@ def origin(graph: Graph, tensor: str) -> str:
     return tensor
 
 
-def _carry(graph: Graph, reads: dict[tuple[str, str], IntFormat], writes: dict[str, IntFormat]) -> None:
+def _carry(
+    graph: Graph, reads: dict[tuple[str, str], IntFormat], writes: dict[str, IntFormat], *, repeats: bool
+) -> None:
     """Move quantisers upstream of carriers until nothing moves any more."""
     moved = True
     while moved:
@@ -142,8 +148,13 @@ def _carry(graph: Graph, reads: dict[tuple[str, str], IntFormat], writes: dict[s
                 continue
             all_want = None not in wanted
             if writes.get(source) == coded or (all_want and node.kind in _ALWAYS_CARRY):
-                reads[node.name, source] = writes[output] = coded
+                reads[node.name, source] = coded
                 moved = True
+                if repeats:
+                    writes[output] = coded
+                else:
+                    for reader in graph.consumers.get(output, ()):
+                        reads.pop((reader.name, output), None)
 
 
 def _can_carry(graph: Graph, node: Node) -> bool:

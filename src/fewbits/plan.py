@@ -13,7 +13,7 @@ from fewbits import __about__
 from fewbits.errors import PlanError, SchemeError
 from fewbits.formats.scheme import FP32, Scheme
 
-VERSION = 1
+VERSION = 2
 _STRICT = ConfigDict(extra="forbid")
 _SHOWN_ERRORS = 3
 
@@ -32,7 +32,8 @@ class Choice:
 class Plan:
     """Group name → choice, and tensor name → range (low, high) of its real values, finite, low <= high.
 
-    A group that is not named stays in fp32. `model_sha256` says for which model the plan was made.
+    A group that is not named stays in fp32. `model_sha256` says for which model the plan was made, `target` and
+    `machine` where it was measured to be good.
     Raises PlanError if a range is not one.
     """
 
@@ -40,6 +41,7 @@ class Plan:
     choices: Mapping[str, Choice]
     ranges: Mapping[str, tuple[float, float]]
     target: str = ""
+    machine: str = ""
     calibration: str = ""
     made_by: str = f"fewbits {__about__.VERSION}"
     version: int = VERSION
@@ -63,7 +65,7 @@ class Plan:
     @property
     def low(self) -> frozenset[str]:
         """Names of the groups that leave fp32."""
-        return frozenset(name for name in self.choices if not self.scheme(name).is_float)
+        return frozenset(name for name in self.choices if not self.scheme(name).is_fp32)
 
     def reverted(self, groups: Mapping[str, str]) -> Plan:
         """The same plan with each of `groups` (name → reason) back in fp32."""

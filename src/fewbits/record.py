@@ -18,7 +18,7 @@ from fewbits.outcome import Outcome
 
 # A model that gives NaN has an infinite loss; plain JSON would turn that into null.
 _STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
-VERSION = 1
+VERSION = 2
 _SHOWN_ERRORS = 3
 
 
@@ -53,9 +53,71 @@ class SplitUse:
 
 
 @dataclass(frozen=True, slots=True)
+class SchemeRow:
+    """What one scheme of a group costs on the target: seconds for getting in, computing and getting out, measured on
+    the group alone; the harm that it alone does to the outputs with its standard error (negative: not measured); why
+    it is refused, "" if it is not."""
+
+    scheme: str
+    entry: float
+    compute: float
+    exit: float
+    harm: float
+    harm_error: float
+    kernel: str
+    refusal: str
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class FrontRow:
+    """One plan of the predicted front, from the fastest to the safest: predicted harm and cost (seconds or bytes), how
+    many groups leave fp32, the loss on the selection split if it was `measured`, and the seconds per call of the whole
+    model if those were (negative: not)."""
+
+    harm: float
+    cost: float
+    low: int
+    loss: float
+    measured: bool
+    seconds: float
+    chosen: bool
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """How well the cost table foretold whole plans: how many were timed, and the rank correlation (Spearman) of
+    predicted and measured times before and after the table was corrected by them."""
+
+    plans: int
+    before: float
+    after: float
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedCost:
+    """What the cost `model` says of the original and of the tuned model, in `unit`, on hardware that is not at hand;
+    `widest` has every group in the most bits that the model has a cost for. Negative: it has none."""
+
+    model: str
+    unit: str
+    original: float
+    widest: float
+    tuned: float
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One group in the result. `sensitivity` is the relative output error that its int8 form alone
-    causes (NaN-free: negative means not measured); seconds are per call, negative if not attributed."""
+    """One group in the result. `sensitivity` is the relative output error that its scheme in the plan, or else the
+    first that was ranked, alone causes (negative: not measured); seconds are per call in the whole model, negative if
+    not attributed. `schemes` is what it could have had."""
 
     name: str
     kind: str
@@ -66,13 +128,15 @@ class GroupRow:
     sensitivity: float
     float_seconds: float
     low_seconds: float
+    schemes: tuple[SchemeRow, ...] = ()
 
     __pydantic_config__ = _STRICT
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
-    """One full evaluation: which groups were back in fp32, the score, and the loss in the budget's unit."""
+    """One evaluation: how many groups were in fp32, the score and the loss (in the budget's unit) on `samples` samples
+    of the selection split; fewer than all if the loss was surely beyond or within the budget before."""
 
     number: int
     what: str
@@ -80,6 +144,7 @@ class TrialRow:
     score: float
     loss: float
     within: bool
+    samples: int
     seconds: float
 
     __pydantic_config__ = _STRICT
@@ -87,7 +152,11 @@ class TrialRow:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A finished run."""
+    """A finished run. `target` serves the result. `floats` compares the original on all runtimes, `plans` the plans
+    that were begun with; ``None`` where there was nothing to compare.
+
+    Where the target is simulated, nothing is timed: `predicted` has the costs by models of the hardware, the one that
+    was made small first, and the costs of schemes and of the front are in its unit."""
 
     outcome: Outcome
     reason: str
@@ -101,6 +170,8 @@ class RunRecord:
     splits: SplitUse
     accuracy: Accuracy | None
     latency: Comparison | None
+    floats: Comparison | None
+    plans: Comparison | None
     original_bytes: int
     tuned_bytes: int
     evaluations: int
@@ -108,9 +179,12 @@ class RunRecord:
     seconds: float
     groups: tuple[GroupRow, ...]
     trials: tuple[TrialRow, ...]
+    front: tuple[FrontRow, ...]
+    prediction: Prediction
     kernels: Mapping[str, int]
     notes: tuple[str, ...]
     settings: Mapping[str, str]
+    predicted: tuple[PredictedCost, ...] = ()
     version: int = VERSION
 
     __pydantic_config__ = _STRICT

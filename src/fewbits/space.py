@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from fewbits.errors import UsageError
-from fewbits.formats.granularity import Tensor
+from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.grouping import Group
 
@@ -55,11 +55,12 @@ class Rule:
         return group.name == self.pattern or fnmatchcase(group.name, self.pattern)
 
     def allows(self, group: Group, scheme: Scheme) -> bool:
-        """Whether `group` may have `scheme` under this rule. The channels of a second operand are those
-        of a weight; where `group` has none, its granularity does not count."""
-        if scheme.is_float or scheme == self.scheme:
+        """Whether `group` may have `scheme` under this rule. Channels and signs are those that a weight asks for;
+        where `group` has none, static codes of the same widths are the same scheme."""
+        if scheme.is_fp32 or scheme == self.scheme:
             return True
-        return not group.weight and _per_tensor(scheme) == _per_tensor(self.scheme)
+        both_static = scheme.is_static and self.scheme.is_static
+        return both_static and not group.weight and _widths(scheme) == _widths(self.scheme)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +80,33 @@ class Space:
         )
 
     @property
-    def low(self) -> Mapping[str, Scheme]:
-        """The first scheme other than fp32 of each group that has one."""
+    def coded(self) -> Mapping[str, Scheme]:
+        """The scheme with codes of calibrated ranges of each group that has one."""
         return {
-            name: next(scheme for scheme in schemes if not scheme.is_float)
+            name: next(scheme for scheme in schemes if scheme.is_static)
             for name, schemes in self.schemes.items()
-            if any(not scheme.is_float for scheme in schemes)
+            if any(scheme.is_static for scheme in schemes)
         }
+
+    @property
+    def symmetric(self) -> Mapping[str, Scheme]:
+        """As `coded`, but without zero points where the target offers that, too."""
+        static = {name: [one for one in schemes if one.is_static] for name, schemes in self.schemes.items()}
+        return {name: schemes[-1] for name, schemes in static.items() if schemes}
+
+    def without(self, refused: Mapping[str, Sequence[Refusal]]) -> Space:
+        """The space after a probe: `refused` names, by group, schemes that the target turned out not to run."""
+        schemes = {
+            name: tuple(one for one in offered if one not in {refusal.scheme for refusal in refused.get(name, ())})
+            for name, offered in self.schemes.items()
+        }
+        refusals = {name: (*self.refusals.get(name, ()), *refused.get(name, ())) for name in self.schemes}
+        return Space(schemes, refusals, self.unused_rules)
+
+    @property
+    def free(self) -> frozenset[str]:
+        """The groups that may leave fp32."""
+        return frozenset(name for name, schemes in self.schemes.items() if len(schemes) > 1)
 
 
 def candidates(groups: Sequence[Group], rules: Sequence[Rule], menu: Callable[[Group], Menu]) -> Space:
@@ -99,7 +120,7 @@ def candidates(groups: Sequence[Group], rules: Sequence[Rule], menu: Callable[[G
     used: set[Rule] = set()
     for group in groups:
         offered = menu(group)
-        low = tuple(scheme for scheme in offered.schemes if not scheme.is_float)
+        low = tuple(scheme for scheme in offered.schemes if not scheme.is_fp32)
         refused = list(offered.refusals)
         rule = next((rule for rule in rules if rule.matches(group)), None)
         if rule is not None:
@@ -107,7 +128,7 @@ def candidates(groups: Sequence[Group], rules: Sequence[Rule], menu: Callable[[G
             kept = tuple(scheme for scheme in low if rule.allows(group, scheme))
             refused += [Refusal(scheme, f"the rule {rule} says otherwise") for scheme in low if scheme not in kept]
             known = any(rule.allows(group, refusal.scheme) for refusal in offered.refusals)
-            if not kept and not known and not rule.scheme.is_float:
+            if not kept and not known and not rule.scheme.is_fp32:
                 choices = ", ".join(map(str, low)) or "nothing but fp32"
                 refused.append(Refusal(rule.scheme, f"the rule {rule} asks for it; the target offers {choices}"))
             low = kept
@@ -116,6 +137,7 @@ def candidates(groups: Sequence[Group], rules: Sequence[Rule], menu: Callable[[G
     return Space(schemes, refusals, tuple(str(rule) for rule in rules if rule not in used))
 
 
-def _per_tensor(scheme: Scheme) -> Scheme:
-    """`scheme` with one scale for its whole second operand."""
-    return scheme if scheme.weight is None else replace(scheme, weight=replace(scheme.weight, granularity=Tensor()))
+def _widths(scheme: Scheme) -> tuple[int, ...]:
+    """Bits of the codes of both operands."""
+    operands = (scheme.weight, scheme.activation)
+    return tuple(operand.element.bits for operand in operands if isinstance(operand, ScaledFormat))

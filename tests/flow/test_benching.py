@@ -20,7 +20,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed: Timing) -> Pa
 
 
 def test_every_model_has_its_size_and_what_ran(timed: Timing) -> None:
-    fewbits.tune("a.onnx", demo_data(), objective="size", calibration_method="minmax", threads=1).save("b.onnx")
+    tuned = fewbits.tune(
+        "a.onnx", demo_data(), objective="size", calibration_method="minmax", threads=1, target="onnxruntime"
+    )
+    tuned.save("b.onnx")
     timed.asked.clear()
     found = fewbits.bench(["a.onnx", "b.onnx"], demo_data(), threads=1)
     assert timed.asked == [("a.onnx", "b.onnx")]

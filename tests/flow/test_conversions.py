@@ -20,8 +20,8 @@ class Model:
         return Artifact(repr((sorted(plan.low), sorted(plan.ranges.items()))).encode())
 
 
-def plan(*low: str, high: float = 1.0, reason: str = "") -> Plan:
-    return Plan("ab", {name: Choice(INT8, reason) for name in low}, {"x": (0.0, high)})
+def plan(*low: str, high: float = 1.0, reason: str = "", target: str = "") -> Plan:
+    return Plan("ab", {name: Choice(INT8, reason) for name in low}, {"x": (0.0, high)}, target=target)
 
 
 def converted(plans: list[Plan]) -> tuple[Model, list[Artifact]]:
@@ -40,6 +40,13 @@ def test_groups_and_ranges_both_make_another_model() -> None:
     model, artifacts = converted([plan("a"), plan("a", "b"), plan("a", high=2.0)])
     assert len({artifact.content for artifact in artifacts}) == 3
     assert len(model.converted_plans) == 3
+
+
+def test_each_runtime_has_its_own_form() -> None:
+    """The same decision is written down otherwise for another runtime (`fewbits.dialect`)."""
+    plans = [plan("a", target=target) for target in ("onnxruntime:cpu", "openvino:cpu", "onnxruntime:cpu")]
+    model, _ = converted(plans)
+    assert [one.target for one in model.converted_plans] == ["onnxruntime:cpu", "openvino:cpu"]
 
 
 def test_a_plan_comes_back_after_one_other_but_not_after_many() -> None:

@@ -11,9 +11,10 @@ from fewbits.flow import screening
 from fewbits.flow.calibrate import calibrate
 from fewbits.flow.job import Job
 from fewbits.flow.screening import Screened, not_executed, screen
+from fewbits.flow.site import Site
 from fewbits.plan import Choice, Plan
 from fewbits.verify.acceptance import Objective
-from jobs import job, opened
+from jobs import job, opened, site, wishes
 from timing import Timing
 
 GROUPS = ("stem/conv", "block1/dw/conv", "block1/pw/conv", "block2/dw/conv", "block2/pw/conv", "pool", "classifier")
@@ -30,11 +31,12 @@ def screened(
         one = job(opened(demo_model(), demo_data(), objective=objective), tmp_path)
         original = {name: Share("Conv", "fp32", 10e-6) for name in GROUPS}
 
-        def profile(job: Job, name: str, artifact: object) -> Mapping[str, Share]:
+        def profile(job: Job, at: Site, name: str, artifact: object) -> Mapping[str, Share]:
+            assert at is site(job)
             return original if name == "original" else low
 
         monkeypatch.setattr(screening, "profile", profile)
-        return screen(one, one.plan(dict.fromkeys(GROUPS, "why"), calibrate(one)["minmax"], "minmax"))
+        return screen(one, site(one), one.plan(site(one), wishes(one, GROUPS), calibrate(one)["minmax"], "minmax"))
 
     return run
 
@@ -98,10 +100,32 @@ def test_only_low_groups_can_run_against_the_plan() -> None:
     assert not_executed(plan, {"low": Share("QLinearConv", "int8", 1.0)}) == {}
 
 
+@pytest.mark.parametrize(
+    ("scheme", "precision", "against"),
+    [
+        (INT8, "int8", False),
+        (INT8, "fp32", True),
+        (INT8, "fp16", True),
+        ("bf16", "bf16", False),
+        ("bf16", "fp32", True),
+        ("fp16", "fp32", True),
+        ("w:int8r/channel a:uint8/token dynamic", "int8", False),
+        ("w:int8r/channel a:uint8/token dynamic", "fp32", True),
+        ("w:int4r/g32@0", "fp32", False),
+        ("w:int4r/g32@0", "int4", False),
+    ],
+)
+def test_what_counts_as_against_the_plan(scheme: str, precision: str, against: bool) -> None:
+    """A weight that is merely stored in codes is multiplied in fp32; a cast is in its own format or it is none."""
+    plan = Plan("ab", {"one": Choice(scheme, "")}, {})
+    assert bool(not_executed(plan, {"one": Share("Kernel", precision, 1.0)})) == against
+
+
 def test_the_profile_is_taken_once_and_covers_every_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = job(opened(demo_model(), demo_data()), tmp_path)
-    first = screening.profile(one, "original", one.model.original())
+    at = site(one)
+    first = screening.profile(one, at, "original", one.model.original())
     assert set(first) == set(GROUPS)
     assert all(share.seconds > 0 and share.precision == "fp32" for share in first.values())
-    monkeypatch.setattr(type(one.target), "executed", lambda *_: pytest.fail("profiled twice"))
-    assert screening.profile(one, "original", one.model.original()) == first
+    monkeypatch.setattr(type(at.target), "executed", lambda *_: pytest.fail("profiled twice"))
+    assert screening.profile(one, at, "original", one.model.original()) == first

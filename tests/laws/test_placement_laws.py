@@ -57,6 +57,23 @@ def check_placement(graph: Graph, groups: tuple[Group, ...], low: Collection[str
             assert tensor not in graph.outputs and tensor not in graph.pinned
 
 
+def check_without_repeats(graph: Graph, groups: tuple[Group, ...], low: Collection[str]) -> None:
+    """Every operand of a group is codes, quantised right before it or before the carriers that lead to it."""
+    schemes = {one.name: int8(one) for one in groups if one.name in low}
+    both = place(graph, groups, schemes)
+    placed = place(graph, groups, schemes, repeats=False)
+    assert not any(graph.producer[tensor].kind in CARRIERS for tensor in placed.writes)
+    assert placed.reads.items() <= both.reads.items()
+    assert placed.writes.items() <= both.writes.items()
+    for place_of, wanted in both.reads.items():
+        found = place_of
+        while found not in placed.reads:
+            carrier = graph.producer[found[1]]
+            assert carrier.kind in CARRIERS
+            found = (carrier.name, carrier.inputs[0])
+        assert placed.reads[found] == wanted
+
+
 def everybody_has_what_it_needs(graph: Graph, low: list[Group], placed: Placement) -> None:
     for one in low:
         assert all((one.name, tensor) in placed.reads for tensor in one.operands)
@@ -84,6 +101,7 @@ def check_settling(graph: Graph, groups: tuple[Group, ...], low: Collection[str]
 def test_random_graphs(graph: Graph, data: st.DataObject) -> None:
     groups = group(graph)
     check_placement(graph, groups, subset(data, groups))
+    check_without_repeats(graph, groups, subset(data, groups))
     check_settling(graph, groups, subset(data, groups), subset(data, groups))
 
 
@@ -94,6 +112,7 @@ def test_real_graphs(name: str, data: st.DataObject) -> None:
     groups = group(graph)
     check_placement(graph, groups, subset(data, groups))
     check_placement(graph, groups, [one.name for one in groups])
+    check_without_repeats(graph, groups, subset(data, groups))
     check_settling(graph, groups, subset(data, groups), subset(data, groups))
 
 

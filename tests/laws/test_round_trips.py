@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from fewbits.formats.granularity import Channel, Tensor
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.scaled import ScaledFormat
-from fewbits.formats.scheme import FP32, Scheme
+from fewbits.formats.scheme import BF16, FP16, FP32, Scheme
 from fewbits.measurement import Interval
 from fewbits.outcome import Outcome
 from fewbits.plan import Choice, Plan
-from fewbits.record import GroupRow, RunRecord, TrialRow
+from fewbits.record import GroupRow, RunRecord, SchemeRow, TrialRow
 from fewbits.space import Rule
 
 GOLDEN = Path(__file__).parents[1] / "report" / "golden" / "run.json"
@@ -23,7 +23,11 @@ unsigned = st.builds(IntFormat, st.integers(2, 16), st.just(False))
 signed = st.builds(IntFormat, st.integers(2, 16), st.just(True), st.booleans())
 formats = unsigned | signed
 operands = st.builds(ScaledFormat, formats, st.sampled_from([Tensor(), Channel(), Channel(1)]))
-schemes = st.just(FP32) | st.builds(Scheme, operands, operands)
+schemes = (
+    st.sampled_from([FP32, BF16, FP16])
+    | st.builds(Scheme, operands)
+    | st.builds(Scheme, operands, operands, st.booleans())
+)
 # Protobuf has no lone surrogates either.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -35,14 +39,18 @@ plans = st.builds(
     st.dictionaries(texts, choices, max_size=4),
     st.dictionaries(texts, ranges, max_size=4),
     target=texts,
+    machine=texts,
     calibration=texts,
     notes=st.lists(texts, max_size=2).map(tuple),
 )
 # NaN is no value of a record: it would not equal itself.
 floats = st.floats(allow_nan=False)
 intervals = st.builds(Interval, floats, floats, floats)
-rows = st.builds(GroupRow, texts, texts, texts, texts, texts, texts, floats, floats, floats)
-trials = st.builds(TrialRow, st.integers(0), texts, st.integers(0), floats, floats, st.booleans(), floats)
+offers = st.builds(SchemeRow, texts, floats, floats, floats, floats, floats, texts, texts)
+rows = st.builds(GroupRow, *[texts] * 6, *[floats] * 3, schemes=st.lists(offers, max_size=2).map(tuple))
+trials = st.builds(
+    TrialRow, st.integers(0), texts, st.integers(0), floats, floats, st.booleans(), st.integers(0), floats
+)
 
 
 @given(formats)

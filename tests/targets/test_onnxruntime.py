@@ -13,13 +13,12 @@ from onnx import TensorProto, helper
 from builders import CASES, CHANNELS, FEATURES, Net, conv_bn_relu, features, gemm, images, pooled_classifier
 from conversion import TARGET, converted, offered, precisions, refusal, rewritten, run
 from fewbits.errors import DataError, ModelError, UsageError
-from fewbits.formats.scheme import FP32, INT8_STATIC
+from fewbits.formats.scheme import FP32, INT8_PAIR, INT8_STATIC
 from fewbits.grouping import group
 from fewbits.models import open_model
 from fewbits.models.protocol import Artifact
 from fewbits.targets import open_target
 from fewbits.targets.onnxruntime import OnnxRuntime
-from fewbits.targets.onnxruntime_menu import INT8_BOTH_TENSORS
 from fewbits.targets.onnxruntime_readback import precision, readback
 from odd_models import ODD, finish, in_type
 
@@ -38,9 +37,9 @@ def test_products_get_a_scale_per_channel_joints_one() -> None:
     model = open_model(CASES["transformer"].model(0))
     for one in group(model.graph):
         if one.name in schemes:
-            assert schemes[one.name] == (INT8_STATIC if one.weight else INT8_BOTH_TENSORS)
+            assert schemes[one.name] == (INT8_STATIC if one.weight else INT8_PAIR)
             assert TARGET.menu(model.graph, one).schemes[0] == FP32
-            assert not TARGET.menu(model.graph, one).refusals
+            assert not any(refusal.scheme.is_static for refusal in TARGET.menu(model.graph, one).refusals)
 
 
 def _transposed_convolution() -> onnx.ModelProto:
@@ -89,7 +88,7 @@ def _last_convolution() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("proto", "name", "said"),
     [
-        (_transposed_convolution(), "convtranspose_0", "no int8 kernel for transposed convolution"),
+        (_transposed_convolution(), "convtranspose_0", "transposed convolutions in fp32 only"),
         (_left_constant(), "matmul_0", "constant is the first operand"),
         (_stack_of_matrices(), "matmul_0", "not a matrix"),
         (_vector(), "matmul_0", "rank of its input"),
@@ -216,6 +215,7 @@ def test_events_of_subgraphs_count_for_the_node_that_runs_them(tmp_path: Path) -
         ("Shape", ["int64"], "int64"),
         ("QuantizeLinear", ["float", "float", "uint8"], "boundary"),
         ("DequantizeLinear", ["uint8", "float", "uint8"], "boundary"),
+        ("DynamicQuantizeLinear", ["float"], "boundary"),
         ("ConstantOfShape", [], "unknown"),
     ],
 )

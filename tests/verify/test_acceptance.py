@@ -9,13 +9,15 @@ from fewbits.errors import MetricError
 from fewbits.evaluation import Direction, Scores
 from fewbits.measurement import Comparison, Interval
 from fewbits.outcome import Outcome
-from fewbits.record import Accuracy
+from fewbits.record import Accuracy, PredictedCost
 from fewbits.verify.acceptance import (
     Objective,
     compare_accuracy,
     holds,
     holds_for_sure,
     is_faster,
+    likely_holds,
+    predicted_verdict,
     speedup,
     verdict,
 )
@@ -119,3 +121,67 @@ class TestVerdict:
         assert speedup(comparison, "tuned") == FASTER
         with pytest.raises(KeyError):
             speedup(comparison, "other")
+
+
+class TestPredictions:
+    """A prediction in the place of a measured gain."""
+
+    def test_less_than_the_original_is_a_gain(self) -> None:
+        cost = PredictedCost("size", "bytes", original=4e6, widest=1e6, tuned=5e5)
+        found = predicted_verdict(accuracy(90, 90, "1%"), cost)
+        assert found.outcome is Outcome.MET
+        assert "5e+05 bytes by prediction of size, 8.00x less" in found.reason
+
+    def test_no_less_is_none(self) -> None:
+        found = predicted_verdict(
+            accuracy(90, 90, "1%"), PredictedCost("ram", "bytes", original=100.0, widest=100.0, tuned=100.0)
+        )
+        assert found.outcome is Outcome.KEPT_ORIGINAL
+        assert "no gain" in found.reason
+
+    def test_where_the_original_cannot_run_whatever_runs_is_a_gain(self) -> None:
+        found = predicted_verdict(
+            accuracy(90, 90, "1%"), PredictedCost("mpic", "cycles", original=-1.0, widest=100.0, tuned=100.0)
+        )
+        assert found.outcome is Outcome.MET
+        assert "no cost for the original" in found.reason
+
+    def test_a_loss_beyond_the_budget_decides_first(self) -> None:
+        cost = PredictedCost("size", "bytes", original=4.0, widest=2.0, tuned=1.0)
+        assert predicted_verdict(accuracy(90, 80, "1%"), cost).outcome is Outcome.BUDGET_UNREACHABLE
+
+
+class TestMargin:
+    """A loss that is likely to be within the budget on other samples, too."""
+
+    ORIGINAL = Scores(1.0, 100, (1.0,) * 100)
+
+    @staticmethod
+    def wrong(count: int, samples: int = 100) -> Scores:
+        right = (1.0,) * (samples - count)
+        return Scores(1 - count / samples, samples, (0.0,) * count + right)
+
+    def test_one_standard_error_is_kept_from_the_budget(self) -> None:
+        budget = Budget.parse(0.05)
+        assert [likely_holds(self.ORIGINAL, self.wrong(n), budget, Direction.HIGHER) for n in range(8)] == [
+            *([True] * 3),
+            *([False] * 5),
+        ]
+
+    def test_more_samples_need_less_of_a_margin(self) -> None:
+        original = Scores(1.0, 10_000, (1.0,) * 10_000)
+        assert likely_holds(original, self.wrong(450, 10_000), Budget.parse(0.05), Direction.HIGHER)
+        assert not likely_holds(original, self.wrong(495, 10_000), Budget.parse(0.05), Direction.HIGHER)
+
+    def test_it_holds_in_either_direction(self) -> None:
+        zeros, some = Scores(0.0, 100, (0.0,) * 100), Scores(0.02, 100, (1.0,) * 2 + (0.0,) * 98)
+        assert likely_holds(zeros, some, Budget.parse(0.05), Direction.LOWER)
+        assert not likely_holds(zeros, some, Budget.parse(0.02), Direction.LOWER)
+
+    def test_the_first_samples_alone_are_compared_with_the_first(self) -> None:
+        few = Scores(1.0, 40, (1.0,) * 40)
+        assert likely_holds(self.ORIGINAL, few, Budget.parse(0.05), Direction.HIGHER)
+
+    def test_without_per_sample_scores_the_loss_alone_counts(self) -> None:
+        assert likely_holds(Scores(0.9, 9), Scores(0.85, 9), Budget.parse(0.05), Direction.HIGHER)
+        assert not likely_holds(Scores(0.9, 9), Scores(0.84, 9), Budget.parse(0.05), Direction.HIGHER)

@@ -23,7 +23,7 @@ from typing import Annotated
 import typer
 
 from fewbits import __about__
-from fewbits.cli import bench, convert, demo, doctor, formats, inspect, report, tune
+from fewbits.cli import bench, convert, costs, demo, doctor, formats, inspect, report, run, tune
 from fewbits.cli.output import complain, show
 from fewbits.errors import FewbitsError
 
@@ -41,10 +41,12 @@ app = typer.Typer(
 app.command()(tune.tune)
 app.command()(inspect.inspect)
 app.command()(convert.convert)
+app.command()(run.run)
 app.command()(bench.bench)
 app.command()(report.report)
 app.command()(doctor.doctor)
 app.add_typer(formats.app, name="formats")
+app.add_typer(costs.app, name="costs")
 app.command()(demo.demo)
 
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fewbits.cli.arguments import Force, Model, must_not_exist
-from fewbits.cli.output import show
+from fewbits.cli.arguments import Model, must_not_exist
+from fewbits.cli.output import show, tell
 from fewbits.errors import UsageError
 from fewbits.report.words import readable_bytes
 
@@ -17,15 +17,22 @@ def convert(
     model: Model,
     plan: Annotated[Path, typer.Option(help="The plan.json of a run.", show_default=False)],
     out: Annotated[Path, typer.Option(help="The ONNX file to write.", show_default=False)],
-    force: Force = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite what is there, and apply the plan to other weights, too.")
+    ] = False,
 ) -> None:
     """Apply a plan to MODEL, without searching again."""
     from fewbits import flow
+    from fewbits.plan import Plan
     from fewbits.store import write_file
 
     if out.resolve() in (model.resolve(), plan.resolve()):
         raise UsageError(f"--out {out} is the file that is read; choose another name")
     must_not_exist(out, force=force)
-    artifact = flow.convert(model, plan)
+    found = Plan.load(plan)
+    artifact = flow.convert(model, found, force=force)
+    remark = flow.elsewhere(found)
+    if remark:
+        tell(remark)
     write_file(out, artifact.content)
     show(f"{out}: {readable_bytes(artifact.size)}")

@@ -13,8 +13,12 @@ from fewbits.report.table import paragraph, table
 from fewbits.report.words import shortened, significant
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fewbits.flow import Inspection
+    from fewbits.formats.scheme import Scheme
     from fewbits.graph import Graph
+    from fewbits.space import Space
 
 
 def inspect(
@@ -61,19 +65,35 @@ def describe(name: str, inspection: Inspection) -> str:
                 str(group.kind),
                 str(len(group.nodes)),
                 _count(sum(graph.macs(graph.node[node]) for node in group.nodes)),
-                "int8, fp32" if group.name in space.low else "fp32",
+                _becomes(space.schemes[group.name]),
                 " ".join(f"[{number}]" for number in dict.fromkeys(numbers)),
             )
         )
-    title = f"Groups ({len(space.low)} of {len(inspection.groups)} can leave fp32"
+    title = f"Groups ({len(space.free)} of {len(inspection.groups)} can leave fp32"
     lines += ["", f"{title}; nodes in no group: {len(graph.nodes) - len(grouped)})"]
     lines += table(("group", "kind", "nodes", "MACs", "may become", "why not"), rows, right=(2, 3))
     lines += [
         "",
         *(line for reason, number in reasons.items() for line in paragraph(f"[{number}] {reason}", hang="    ")),
     ]
-    lines += space.remarks
+    lines += [*_pairs(space), *space.remarks]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _becomes(schemes: Sequence[Scheme]) -> str:
+    """What sort of arithmetic `schemes` are."""
+    pairs = sum(scheme.is_static for scheme in schemes)
+    sorts = dict.fromkeys(
+        f"{pairs} pairs of codes" if scheme.is_static and pairs > 1 else scheme.sort for scheme in schemes
+    )
+    return ", ".join(sorts)
+
+
+def _pairs(space: Space) -> list[str]:
+    """The texts of static schemes, where a group may have several."""
+    several = [schemes for schemes in space.schemes.values() if sum(scheme.is_static for scheme in schemes) > 1]
+    texts = dict.fromkeys(str(scheme) for schemes in several for scheme in schemes if scheme.is_static)
+    return paragraph(f"Pairs of codes: {', '.join(texts)}", hang="    ") if texts else []
 
 
 def _ends(graph: Graph) -> list[tuple[str, str, str, str]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from fewbits.data.batches import Array
+from fewbits.data.batches import Array, Arrays
 from fewbits.errors import DataError
 
 _MAGIC = (b"PK", b"\x93N")
@@ -51,3 +52,13 @@ def _read(archive: np.lib.npyio.NpzFile, name: str, path: Path) -> Array:
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise DataError(f"{path}: array {name!r} is damaged ({error}); write the file anew") from error
     return array
+
+
+def npz_bytes(arrays: Arrays) -> bytes:
+    """The bytes of an .npz file with `arrays`."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
+    return buffer.getvalue()

@@ -7,21 +7,24 @@ from dataclasses import dataclass, field
 
 from fewbits.attribution import Share
 from fewbits.benchmark import Candidate, compare
+from fewbits.costs.correction import Correction
 from fewbits.evaluation import Scores
+from fewbits.flow.floats import Floats
 from fewbits.flow.job import EVALUATION_BATCH, Job
-from fewbits.flow.placing import ORIGINAL
+from fewbits.flow.names import ORIGINAL, TUNED
 from fewbits.flow.screening import Screened, not_executed, profile
 from fewbits.flow.searching import Searched
 from fewbits.flow.sessions import predictor
+from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32
 from fewbits.measurement import Comparison
 from fewbits.models.protocol import Artifact
 from fewbits.outcome import Outcome
 from fewbits.plan import Choice, Plan
-from fewbits.record import Accuracy, TrialRow
+from fewbits.record import Accuracy, FrontRow, PredictedCost, TrialRow
+from fewbits.search.descent import Descent
+from fewbits.sensitivity.table import SensitivityTable
 from fewbits.verify.acceptance import compare_accuracy, verdict
-
-TUNED = "tuned"
 
 
 @dataclass(frozen=True)
@@ -29,51 +32,70 @@ class Decision:
     """How a run ends: what is returned, under which plan, and the figures that say why.
 
     `best` is the closest model where no plan was within the budget, with `best_plan`. `tuned_bytes` is the size of
-    the converted model that was measured, also where the original is returned. `evaluations` counts full ones: of
-    the original, of the trials, and of the acceptance.
+    the converted model that was measured, also where the original is returned. `target` is the runtime that serves
+    what is returned, `site` the one that the search was on. `evaluations` counts those of the original, of the trials
+    (each counts, however early it was stopped), and of the acceptance; `most_trials` is what the search could take.
+    Where the target is simulated, `predicted` has the costs, the one that was made small first.
     """
 
     outcome: Outcome
     reason: str
     artifact: Artifact
     plan: Plan
-    low_groups: int
+    target: str
+    site: Site
+    floats: Floats
     executed: Mapping[str, Share] = field(default_factory=dict)
     original_shares: Mapping[str, Share] = field(default_factory=dict)
     low_shares: Mapping[str, Share] = field(default_factory=dict)
-    harm: Mapping[str, float] = field(default_factory=dict)
+    table: SensitivityTable = SensitivityTable({})  # noqa: RUF009  (frozen)
     trials: tuple[TrialRow, ...] = ()
+    front: tuple[FrontRow, ...] = ()
     accuracy: Accuracy | None = None
     comparison: Comparison | None = None
+    plans: Comparison | None = None
+    correction: Correction = Correction()  # noqa: RUF009  (frozen)
+    predicted: tuple[PredictedCost, ...] = ()
     calibration: str = ""
     tuned_bytes: int = 0
     evaluations: int = 0
+    most_trials: int = Descent().most
     best: Artifact | None = None
     best_plan: Plan | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def objective(self) -> str:
+        """What was made small on hardware that is not at hand; "" where a runtime is."""
+        return next((f"{cost.unit}, predicted by {cost.model}" for cost in self.predicted), "")
 
-def refuse(job: Job) -> Decision:
-    """The original comes back without any measurement, because no group can leave fp32."""
+
+def refuse(job: Job, floats: Floats) -> Decision:
+    """The original comes back without a search, because no group can leave fp32."""
+    site = job.site(floats.fastest)
     return Decision(
         outcome=Outcome.KEPT_ORIGINAL,
-        reason="no group of this model can leave fp32 on this target",
+        reason=f"no group of this model can leave fp32 on {_listed(job)}{_on_fastest(floats)}",
         artifact=job.model.original(),
-        plan=job.plan(dict.fromkeys(job.space.low, ""), {}, ""),
-        low_groups=0,
+        plan=job.plan(site, {}, {}, ""),
+        target=floats.fastest,
+        site=site,
+        floats=floats,
         tuned_bytes=job.model.original().size,
     )
 
 
-def decline(job: Job, reason: str, comparison: Comparison, screened: Screened) -> Decision:
+def decline(job: Job, site: Site, floats: Floats, reason: str, comparison: Comparison, screened: Screened) -> Decision:
     """The original comes back without a search, because of `reason`."""
     return Decision(
         outcome=Outcome.KEPT_ORIGINAL,
-        reason=reason,
+        reason=f"{reason}{_on_fastest(floats)}",
         artifact=job.model.original(),
-        plan=_all_float(job, reason, {}),
-        low_groups=0,
-        executed=screened.original,
+        plan=all_float(job, site, floats, reason, {}),
+        target=floats.fastest,
+        site=site,
+        floats=floats,
+        executed=_original_on_fastest(job, site, floats, screened),
         original_shares=screened.original,
         low_shares=screened.low,
         comparison=comparison,
@@ -82,16 +104,18 @@ def decline(job: Job, reason: str, comparison: Comparison, screened: Screened) -
     )
 
 
-def accept(job: Job, searched: Searched, baseline: Scores, screened: Screened) -> Decision:
+def accept(job: Job, site: Site, floats: Floats, searched: Searched, baseline: Scores, screened: Screened) -> Decision:
     """Measure accuracy and latency of what the search found, and decide."""
     artifact = job.conversions.of(searched.plan)
     original = job.model.original()
     job.progress.stage("evaluate for acceptance", 1)
-    accuracy, evaluations = _accuracy(job, searched, artifact, baseline)
+    accuracy, evaluations = measure_accuracy(job, site, searched, artifact, baseline)
     job.progress.advance(f"loss {accuracy.loss.value:.4g}")
-    comparison = job.journal.step("acceptance", "latency", Comparison, lambda: _latency(job, artifact))
+    comparison = job.journal.step("acceptance", "latency", Comparison, lambda: _latency(job, site, floats, artifact))
     ended = verdict(job.objective, accuracy, comparison.speedups[TUNED], original.size, artifact.size)
     outcome, reason = ended.outcome, ended.reason
+    if outcome is Outcome.KEPT_ORIGINAL:
+        reason = f"{reason.rstrip('.')}{_on_fastest(floats)}."
     if not searched.found:
         outcome = Outcome.BUDGET_UNREACHABLE
         reason = (
@@ -99,20 +123,23 @@ def accept(job: Job, searched: Searched, baseline: Scores, screened: Screened) -
             f"The closest on the acceptance data: {ended.reason}"
         )
     met = outcome is Outcome.MET
-    shares = profile(job, "accepted", artifact) if met else screened.original
+    shares = profile(job, site, "accepted", artifact) if met else _original_on_fastest(job, site, floats, screened)
     unmet = not_executed(searched.plan, shares) if met else {}
     unreachable = outcome is Outcome.BUDGET_UNREACHABLE
     return Decision(
         outcome=outcome,
         reason=reason,
         artifact=artifact if met else original,
-        plan=searched.plan if met else _all_float(job, reason, searched.plan.choices),
-        low_groups=searched.start_groups,
+        plan=searched.plan if met else all_float(job, site, floats, reason, searched.plan.choices),
+        target=site.name if met else floats.fastest,
+        site=site,
+        floats=floats,
         executed=shares,
         original_shares=screened.original,
         low_shares=screened.low,
-        harm=searched.harm,
+        table=searched.table,
         trials=searched.trials,
+        front=searched.front,
         accuracy=accuracy,
         comparison=comparison,
         calibration=searched.plan.calibration,
@@ -124,15 +151,18 @@ def accept(job: Job, searched: Searched, baseline: Scores, screened: Screened) -
     )
 
 
-def _accuracy(job: Job, searched: Searched, artifact: Artifact, baseline: Scores) -> tuple[Accuracy, int]:
+def measure_accuracy(
+    job: Job, site: Site, searched: Searched, artifact: Artifact, baseline: Scores
+) -> tuple[Accuracy, int]:
+    """The accuracy of `artifact` on the acceptance split, and how many evaluations that took."""
     evaluator, split = job.evaluator, job.splits.acceptance
     if not evaluator.uses_split:
         # The function scores its own data: asking again would give the same numbers at the same price.
         name, direction = evaluator.name, evaluator.direction
-        return compare_accuracy(name, direction, baseline, searched.scores, job.budget), 0
+        return compare_accuracy(name, direction, baseline, searched.evaluated.scores, job.budget), 0
 
     def tuned() -> Scores:
-        with job.target.open(artifact) as session:
+        with site.target.open(artifact) as session:
             return evaluator(predictor(session, job.model.inputs), split, EVALUATION_BATCH)
 
     before = job.journal.step("acceptance", ORIGINAL, Scores, lambda: evaluator(job.original, split, EVALUATION_BATCH))
@@ -140,23 +170,45 @@ def _accuracy(job: Job, searched: Searched, artifact: Artifact, baseline: Scores
     return compare_accuracy(evaluator.name, evaluator.direction, before, after, job.budget), 2
 
 
-def _latency(job: Job, artifact: Artifact) -> Comparison:
-    target, threads = job.target.name, job.target.threads
-    files = {
-        ORIGINAL: job.candidate_file(ORIGINAL, job.model.original().content),
-        TUNED: job.candidate_file(TUNED, artifact.content),
-    }
-    candidates = [Candidate(name, file, target, threads) for name, file in files.items()]
+def _latency(job: Job, site: Site, floats: Floats, artifact: Artifact) -> Comparison:
+    original = job.candidate_file(ORIGINAL, job.model.original().content)
+    candidates = [
+        Candidate(ORIGINAL, original, floats.fastest, job.threads),
+        Candidate(TUNED, job.candidate_file(TUNED, artifact.content), site.name, job.threads),
+    ]
     return compare(candidates, job.inputs, progress=job.progress)
 
 
-def _all_float(job: Job, reason: str, tried: Mapping[str, Choice]) -> Plan:
+def _original_on_fastest(job: Job, site: Site, floats: Floats, screened: Screened) -> Mapping[str, Share]:
+    """What ran for each group of the original on the runtime that will serve it."""
+    if floats.fastest == site.name:
+        return screened.original
+    return profile(job, job.site(floats.fastest), f"original on {floats.fastest}", job.model.original())
+
+
+def all_float(job: Job, site: Site, floats: Floats, reason: str, tried: Mapping[str, Choice]) -> Plan:
     """Every group in fp32: those that `tried` has there already keep their own reason, the others have `reason`."""
     own = {name: choice.reason for name, choice in tried.items() if choice.scheme == str(FP32)}
+    free = site.space.free
     choices = {
         group.name: Choice(
-            str(FP32), own.get(group.name, reason) if group.name in job.space.low else job.why_not(group.name, {})
+            str(FP32),
+            own.get(group.name, reason) if group.name in free else job.why_not(site, group.name, {}),
         )
         for group in job.groups
     }
-    return Plan(job.model.sha256, choices, {}, target=job.target.name)
+    return Plan(job.model.sha256, choices, {}, target=floats.fastest)
+
+
+def _listed(job: Job) -> str:
+    return " or ".join(site.name for site in job.sites)
+
+
+def _on_fastest(floats: Floats) -> str:
+    """What a change of runtime alone gives, where there was a choice."""
+    for comparison in floats.comparisons:
+        fastest = comparison.latencies[floats.fastest]
+        slowest = max(comparison.latencies.values(), key=lambda latency: latency.median)
+        gain = slowest.median / fastest.median
+        return f". Serve it on {floats.fastest}, where it has {gain:.2f}x its speed on {slowest.name}"
+    return ""

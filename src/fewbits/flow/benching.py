@@ -16,7 +16,7 @@ from fewbits.machine import Machine
 from fewbits.measurement import Comparison
 from fewbits.models import open_model
 from fewbits.progress import Progress, Silent
-from fewbits.targets import open_target
+from fewbits.targets import is_simulated, open_target
 from fewbits.targets.protocol import Executed
 
 _PROFILED_CALLS = 12
@@ -57,6 +57,11 @@ def bench(
         names = [str(path) for path in paths]
     if len(set(names)) < len(names):
         raise UsageError(f"a model is given twice: {', '.join(names)}; copy the file to compare a model with itself")
+    if is_simulated(target):
+        raise UsageError(
+            f"{target} is emulated, which takes as long as this machine likes; measure on a runtime that is here, or "
+            "read the predicted costs of a run of fewbits tune"
+        )
     runtime = open_target(target, threads)
     reads = open_model(paths[0]).inputs
     inputs = call_inputs(open_data(data, reads), reads, batch)

@@ -11,17 +11,19 @@ from fewbits.data.batches import Arrays, Batch, Dataset
 from fewbits.data.padding import batch_size, pad
 from fewbits.evaluation import Predict
 from fewbits.flow.job import Job
-from fewbits.flow.placing import reachable
 from fewbits.flow.sessions import predictor
 from fewbits.formats.integer import IntFormat
+from fewbits.formats.scheme import Scheme
 from fewbits.graph import Graph
 from fewbits.grouping import CARRIERS, Group, tied
 from fewbits.placement import coded_tensors, formats
 from fewbits.plan import Plan
 from fewbits.sensitivity.output_error import output_error
+from fewbits.sensitivity.table import Harm
 
 _BYTES_PER_BATCH = 64 << 20
 _SCORED_SAMPLES = 32
+_BATCH = 4
 # Ranges settle within some dozens of samples; all four methods on more would only make the user wait.
 _COMPARED_SAMPLES = 128
 
@@ -30,18 +32,26 @@ Ranges = Mapping[str, tuple[float, float]]
 
 def calibrate(job: Job) -> dict[str, Ranges]:
     """Method name → ranges of all tensors that could carry codes. One pass over the calibration data."""
+    return calibrate_for(job, {name: scheme for site in job.sites for name, scheme in site.space.coded.items()})
+
+
+def calibrate_for(job: Job, coded: Mapping[str, Scheme], what: str = "") -> dict[str, Ranges]:
+    """Method name → ranges of all tensors that carry codes if the groups of `coded` have these static schemes; `what`
+    tells them from other schemes in the journal."""
     wanted = tuple(METHODS) if job.calibration_method == "auto" else (job.calibration_method,)
     kind = dict[str, dict[str, tuple[float, float]]]
-    found = job.journal.step("calibration", ",".join(wanted), kind, lambda: _run(job, wanted))
-    return dict(found)
+    key = f"{','.join(wanted)} {what}".strip()
+    return dict(job.journal.step("calibration", key, kind, lambda: _run(job, wanted, coded)))
 
 
-def _run(job: Job, wanted: tuple[str, ...]) -> dict[str, dict[str, tuple[float, float]]]:
-    names = reachable(job)
-    low = [group for group in job.groups if group.name in names]
+def _run(job: Job, wanted: tuple[str, ...], coded: Mapping[str, Scheme]) -> dict[str, dict[str, tuple[float, float]]]:
+    low = [group for group in job.groups if group.name in coded]
+    if not low:
+        # Nothing carries codes: casts and formats of weights need no ranges.
+        return {wanted[0]: {}}
     classes = tied(job.graph, job.groups)
     tensors = coded_tensors(job.graph, low, classes)
-    codes = _codes(job, low)
+    codes = _codes(low, coded)
     default = next(iter(codes.values()))
     observed = tuple(name for name in tensors if not _follows(job.graph, name, tensors))
     wanted_formats = {name: codes.get(name, default) for name in observed}
@@ -56,11 +66,11 @@ def _run(job: Job, wanted: tuple[str, ...]) -> dict[str, dict[str, tuple[float, 
     return {name: _spread(tie(ranges, classes), classes, tensors) for name, ranges in found.items()}
 
 
-def _codes(job: Job, low: list[Group]) -> dict[str, IntFormat]:
+def _codes(low: list[Group], coded: Mapping[str, Scheme]) -> dict[str, IntFormat]:
     """The format that each tensor would carry; where readers differ, that of the first."""
     codes: dict[str, IntFormat] = {}
     for group in low:
-        first, second = formats(job.space.low[group.name])
+        first, second = formats(coded[group.name])
         for position, name in enumerate(group.operands):
             codes.setdefault(name, second if position == 1 and group.is_product else first)
         codes.setdefault(group.inner, first)
@@ -98,12 +108,19 @@ def _padded(data: Dataset, size: int, fixed: int) -> Iterator[Batch]:
     return (pad(batch, fixed) if fixed else batch for batch in data.batches(size))
 
 
-def choose(job: Job, ranges: Mapping[str, Ranges], plan: Callable[[str], Plan]) -> str:
-    """The method whose ranges give `plan(method)` the least output error on the search split."""
-    if len(ranges) == 1:
-        return next(iter(ranges))
-    errors = job.journal.step("calibration", "errors", dict[str, float], lambda: _errors(job, ranges, plan))
+def choose(job: Job, ranges: Mapping[str, Ranges], plan: Callable[[str], Plan], what: str = "") -> str:
+    """The method whose ranges give `plan(method)` the least output error on the search split; `what` tells these plans
+    from others in the journal."""
+    first = next(iter(ranges))
+    if len(ranges) == 1 or not any(one.is_static for one in _schemes(plan(first))):
+        return first
+    key = f"errors {what}".strip()
+    errors = job.journal.step("calibration", key, dict[str, float], lambda: _errors(job, ranges, plan))
     return min(errors, key=lambda name: errors[name])
+
+
+def _schemes(plan: Plan) -> list[Scheme]:
+    return [plan.scheme(name) for name in plan.low]
 
 
 def _errors(job: Job, ranges: Mapping[str, Ranges], plan: Callable[[str], Plan]) -> dict[str, float]:
@@ -112,7 +129,7 @@ def _errors(job: Job, ranges: Mapping[str, Ranges], plan: Callable[[str], Plan])
     reference = list(outputs(job.original, sample))
     errors: dict[str, float] = {}
     for name in ranges:
-        errors[name] = plan_error(job, plan(name), sample, reference)
+        errors[name] = plan_harm(job, plan(name), sample, reference).value
         job.progress.advance(f"{name}: relative output error {errors[name]:.3g}")
     return errors
 
@@ -125,10 +142,10 @@ def search_sample(job: Job, samples: int) -> Dataset:
 
 def outputs(predict: Predict, data: Dataset) -> Iterator[Arrays]:
     """Outputs of `predict`, one mapping per small batch."""
-    return (predict(batch.inputs) for batch in data.batches(8))
+    return (predict(batch.inputs) for batch in data.batches(_BATCH))
 
 
-def plan_error(job: Job, plan: Plan, sample: Dataset, reference: list[Arrays]) -> float:
-    """Relative squared output error of the model under `plan` on `sample`, run on the target."""
-    with job.target.open(job.model.converted(plan)) as session:
-        return output_error(reference, outputs(predictor(session, job.model.inputs), sample))
+def plan_harm(job: Job, plan: Plan, sample: Dataset, reference: list[Arrays]) -> Harm:
+    """Relative squared output error of the model under `plan` on `sample`, run on the plan's target."""
+    with job.site(plan.target).target.open(job.model.converted(plan)) as session:
+        return output_error(reference, outputs(predictor(session, job.model.inputs), sample)).harm

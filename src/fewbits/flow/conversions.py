@@ -8,7 +8,7 @@ from fewbits.models.protocol import Artifact, Model
 from fewbits.plan import Plan
 
 _KEPT = 2
-_Key = tuple[frozenset[tuple[str, str]], Mapping[str, tuple[float, float]]]
+_Key = tuple[str, frozenset[tuple[str, str]], Mapping[str, tuple[float, float]]]
 
 
 class Conversions:
@@ -21,7 +21,8 @@ class Conversions:
 
     def of(self, plan: Plan) -> Artifact:
         """The model under `plan`. Raises PlanError if the plan does not fit."""
-        key = (frozenset((name, str(plan.scheme(name))) for name in plan.low), dict(plan.ranges))
+        # The target decides on the form of the graph, too (`fewbits.dialect`).
+        key = (plan.target, frozenset((name, str(plan.scheme(name))) for name in plan.low), dict(plan.ranges))
         found = next((artifact for known, artifact in self._last if known == key), None)
         artifact = self._model.converted(plan) if found is None else found
         self._last = [(key, artifact), *((known, other) for known, other in self._last if known != key)][:_KEPT]

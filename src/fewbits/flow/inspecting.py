@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fewbits.graph import Graph
@@ -12,7 +12,7 @@ from fewbits.models import ModelSource, open_model
 from fewbits.models.protocol import Artifact
 from fewbits.plan import Plan
 from fewbits.space import Rule, Space, candidates
-from fewbits.targets import open_target
+from fewbits.targets import installed, is_simulated, open_target
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,30 @@ def inspect(model: ModelSource, target: str = "auto", threads: int = 0, rules: S
     return Inspection(graph, groups, candidates(groups, read, lambda one: runtime.menu(graph, one)))
 
 
-def convert(model: ModelSource, plan: Plan | str | Path) -> Artifact:
-    """`model` under `plan` (or the plan in a file), without searching again.
+def convert(model: ModelSource, plan: Plan | str | Path, *, force: bool = False) -> Artifact:
+    """`model` under `plan` (or the plan in a file), without searching again. `force` applies it to a model with other
+    weights than those that it was made for, as far as groups and ranges are there.
 
     Raises:
         ModelError, PlanError: the model or the plan cannot be read, or they do not belong together.
     """
-    return open_model(model).converted(plan if isinstance(plan, Plan) else Plan.load(Path(plan)))
+    opened = open_model(model)
+    given = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
+    return opened.converted(replace(given, model_sha256=opened.sha256) if force else given)
+
+
+def elsewhere(plan: Plan) -> str:
+    """What is different from where `plan` was measured, as a sentence; "" if nothing is or nothing is known."""
+    if is_simulated(plan.target):
+        return f"The plan is for {plan.target}: the model only emulates its rounding, in fp32, and is no faster here."
+    runtime = plan.target.partition(":")[0]
+    if not plan.machine or plan.target not in installed():
+        where = f"{plan.target}, which is not installed here" if plan.target else ""
+        return f"The plan was measured on {where}." if where else ""
+    here = open_target(plan.target).machine.summary(runtime)
+    if here == plan.machine:
+        return ""
+    return (
+        f"The plan was measured elsewhere ({plan.machine}), this is {here}: what was fastest there may be slow here. "
+        "Compare with fewbits bench, or measure again with fewbits tune."
+    )

@@ -12,32 +12,50 @@ from fewbits.errors import ModelError
 from fewbits.evaluation import Evaluator, Predict
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.scratch import write_scratch
-from fewbits.formats.scheme import FP32
+from fewbits.flow.site import Site
+from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
 from fewbits.models.protocol import Model
 from fewbits.placement import between_codes, settle
 from fewbits.plan import Choice, Plan
 from fewbits.progress import Progress
-from fewbits.space import Space
 from fewbits.store import Journal
-from fewbits.targets.protocol import Target
+from fewbits.targets import is_simulated
 from fewbits.verify.acceptance import Objective
 from fewbits.verify.splits import Splits
 
 EVALUATION_BATCH = 16
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The scheme that a group is to have, and why."""
+
+    scheme: Scheme
+    why: str
+
+
+Asked = Mapping[str, Wish]
+Ranges = Mapping[str, tuple[float, float]]
+
+
+def asked(plan: Plan, without: Mapping[str, str] | None = None) -> Asked:
+    """What `plan` asks for; the groups of `without` (name → why) in fp32 instead."""
+    wishes = {name: Wish(plan.scheme(name), plan.choices[name].reason) for name in plan.low}
+    return {**wishes, **{name: Wish(FP32, why) for name, why in (without or {}).items()}}
+
+
 @dataclass(frozen=True)
 class Job:
-    """One run's model, target, data and goal. `inputs` is what one call gets when latency is measured,
-    `scratch` a folder for files that only the measuring processes read."""
+    """One run's model, data and goal, and the runtimes that could serve it. `inputs` is what one call gets when
+    latency is measured, `scratch` a folder for files that only the measuring processes read, `cache` the file of
+    measured costs."""
 
     model: Model
     conversions: Conversions
-    target: Target
+    sites: tuple[Site, ...]
     groups: tuple[Group, ...]
-    space: Space
     evaluator: Evaluator
     original: Predict
     budget: Budget
@@ -47,6 +65,7 @@ class Job:
     calibration_method: str
     journal: Journal
     scratch: Path
+    cache: Path
     progress: Progress
 
     @property
@@ -59,27 +78,50 @@ class Job:
         """Full evaluations of the original before the search: two show whether a function of the user's repeats."""
         return 1 if self.evaluator.uses_split else 2
 
-    def plan(self, low: Mapping[str, str], ranges: Mapping[str, tuple[float, float]], calibration: str) -> Plan:
-        """`low` (group → why) in their low scheme, as far as they keep a neighbour; the rest in fp32."""
-        kept = settle(self.graph, self.groups, low)
-        joined = between_codes(self.graph, self.groups, kept) & set(self.space.low)
+    @property
+    def threads(self) -> int:
+        """Threads of every runtime."""
+        return self.sites[0].target.threads
+
+    def site(self, target: str) -> Site:
+        """The site of the runtime `target`. Raises KeyError."""
+        return {site.name: site for site in self.sites}[target]
+
+    def plan(self, site: Site, asked: Asked, ranges: Ranges, calibration: str) -> Plan:
+        """The groups that `asked` names in their schemes, as far as they keep a neighbour; the rest in fp32."""
+        coded = {name for name, choice in asked.items() if choice.scheme.is_static}
+        kept = settle(self.graph, self.groups, coded)
+        joined = between_codes(self.graph, self.groups, kept) & set(site.space.coded)
+        others = {name for name, wish in asked.items() if not wish.scheme.is_static and not wish.scheme.is_fp32}
         choices = {}
         for group in self.groups:
-            if group.name in kept or group.name in joined:
-                why = low.get(group.name, "it reads and gives codes, so computing on them costs no accuracy")
-                choices[group.name] = Choice(str(self.space.low[group.name]), why)
+            if group.name in kept | others:
+                choices[group.name] = Choice(str(asked[group.name].scheme), asked[group.name].why)
+            elif group.name in joined:
+                why = "it reads and gives codes, so computing on them costs no accuracy"
+                choices[group.name] = Choice(str(site.space.coded[group.name]), why)
             else:
-                choices[group.name] = Choice(str(FP32), self.why_not(group.name, low))
-        return Plan(self.model.sha256, choices, ranges, target=self.target.name, calibration=calibration)
+                choices[group.name] = Choice(str(FP32), self.why_not(site, group.name, asked))
+        return Plan(
+            self.model.sha256,
+            choices,
+            ranges,
+            target=site.name,
+            # Where nothing was measured, the machine does not matter.
+            machine="" if is_simulated(site.name) else site.target.machine.summary(site.name.partition(":")[0]),
+            calibration=calibration,
+        )
 
-    def why_not(self, name: str, low: Mapping[str, str]) -> str:
+    def why_not(self, site: Site, name: str, asked: Asked) -> str:
         """Why the group `name` stays in fp32."""
-        refusals = self.space.refusals.get(name, ())
-        if refusals and name not in self.space.low:
-            return refusals[0].reason
-        if name in low:
-            return "no neighbour left that computes on integers"
-        return "the placement that was fastest end to end leaves it in fp32"
+        refusals = site.space.refusals.get(name, ())
+        if refusals and name not in site.space.free:
+            # That of codes tells most: other schemes are refused to whole kinds of groups.
+            return next((refusal for refusal in refusals if refusal.scheme.is_static), refusals[0]).reason
+        if name in asked:
+            choice = asked[name]
+            return choice.why if choice.scheme.is_fp32 else "no neighbour left that computes on integers"
+        return "the plan that was fastest end to end leaves it in fp32"
 
     def candidate_file(self, name: str, content: bytes) -> Path:
         """A file that holds `content`, for a measuring process. Raises StorageError."""

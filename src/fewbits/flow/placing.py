@@ -1,82 +1,206 @@
-"""Which groups leave fp32 to begin with: variants of the placement, timed end to end, the fastest wins.
+"""Which plan to begin with: promising plans on every runtime, timed end to end.
 
-Whether a joint or a product of two activations pays in low precision depends on the runtime and the
-neighbours; per-node rules of thumb are wrong on half of the models (design.md, "What is known about
-the runtimes"), so whole models are compared.
+Per runtime, the plan that the measured costs predict to be best, and the structural variants that experience with
+runtimes suggests (docs/design.md, "What is known about the runtimes"): no table of single regions knows what fuses
+with what. A quick look at all of them leaves a few, which are timed carefully. The quick look also corrects the costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from fewbits.benchmark import Candidate, compare
-from fewbits.flow.job import Job
+from fewbits.costs.correction import Correction, corrected
+from fewbits.flow.allocating import BYTES, SECONDS, Costing
+from fewbits.flow.floats import Floats
+from fewbits.flow.job import Asked, Job, Wish
+from fewbits.flow.names import ORIGINAL
+from fewbits.flow.site import Site
+from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Kind
 from fewbits.grouping import Group
 from fewbits.measurement import Comparison
 from fewbits.plan import Plan
+from fewbits.search.milp import solve
+from fewbits.search.program import init
+from fewbits.verify.acceptance import Objective
 
-ORIGINAL = "original"
-_ROUNDS = 8
+PREDICTED: Final = "best predicted"
 _POOLS_AND_SUMS = frozenset({Kind.ADD, Kind.CONCAT, Kind.AVERAGE_POOL, Kind.GLOBAL_AVERAGE_POOL})
-_WHY = "low precision pays in this placement, measured end to end"
+_WHY = "low precision pays in this plan, measured end to end"
+_ROUNDS = 8
+_QUICK_ROUNDS = 3
+_QUICK_SECONDS = 0.1
+_QUICK_CONFIDENCE = 0.7
+_FINALISTS = 4
+_MEMORY = 6 << 30
+_COPIES = 4
+"""About so many times a file's size is what a process holds that runs it."""
+
+Planner = Callable[[Site, Asked], Plan]
+
+
+@dataclass(frozen=True, slots=True)
+class Quick:
+    """Seconds per call of a plan at the quick look, and its schemes (groups that are not named: fp32)."""
+
+    target: str
+    schemes: Mapping[str, str]
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """The variant that was fastest: its name, its groups, and the comparison that says so."""
+    """The plan that was best: its name, runtime and schemes, the careful comparison with the fastest original
+    (`comparison.baseline`), and every quick look by candidate name."""
 
     name: str
-    low: tuple[str, ...]
+    target: str
+    schemes: Mapping[str, str]
     comparison: Comparison
+    looks: Mapping[str, Quick]
 
     @property
-    def why(self) -> Mapping[str, str]:
-        """Group → reason for being low."""
-        return dict.fromkeys(self.low, _WHY)
+    def asked(self) -> Asked:
+        """What the plan is made from."""
+        return {name: Wish(Scheme.parse(scheme), _WHY) for name, scheme in self.schemes.items()}
+
+    def correction(self, job: Job, site: Site) -> Correction:
+        """What the quick looks at `site` say about its cost table."""
+        costing = Costing(job, site)
+        looks = [look for look in self.looks.values() if look.target == site.name]
+        return corrected([costing.parts(look.schemes, look.seconds) for look in looks])
 
 
-def place_variants(job: Job, plan: Callable[[Mapping[str, str]], Plan]) -> Placed:
-    """Time the original and every variant in turns; `plan` makes a plan from group → reason."""
-    return job.journal.step("placement", "fastest", Placed, lambda: _run(job, plan))
+def place(job: Job, floats: Floats, planner: Planner) -> Placed:
+    """Time the original and every start on every site in turns; `planner` makes a plan of what is asked for."""
+    return job.journal.step("placement", "best", Placed, lambda: _run(job, floats, planner))
 
 
-def variants(job: Job) -> Mapping[str, tuple[str, ...]]:
-    """Variant name → groups, the smallest set first; variants that come to the same are left out.
+def starts(job: Job, site: Site) -> Mapping[str, Asked]:
+    """Variant name → what it asks for; variants that come to the same plan are left out.
 
-    Empty where no group can stay low, because none has a neighbour that computes on integers.
+    Empty where nothing can leave fp32.
     """
-    found: dict[str, tuple[str, ...]] = {}
-    seen: list[frozenset[str]] = []
-    for name, takes in _VARIANTS.items():
-        low = tuple(group.name for group in job.groups if group.name in job.space.low and takes(group))
-        stays = job.plan(dict.fromkeys(low, _WHY), {}, "").low
-        if stays and stays not in seen:
-            found[name] = low
-            seen.append(stays)
+    found: dict[str, Asked] = {}
+    seen: list[Mapping[str, str]] = []
+    for name, asked in {**_predicted(job, site), **_structural(job, site), **_uniform(job, site)}.items():
+        plan = job.plan(site, asked, {}, "")
+        schemes = {group: str(plan.scheme(group)) for group in plan.low}
+        if schemes and schemes not in seen:
+            found[name] = {group: Wish(Scheme.parse(scheme), _WHY) for group, scheme in schemes.items()}
+            seen.append(schemes)
     return found
 
 
-def reachable(job: Job) -> frozenset[str]:
-    """The groups that are low in some variant: only they need ranges."""
-    plans = (job.plan(dict.fromkeys(low, _WHY), {}, "") for low in variants(job).values())
-    return frozenset[str]().union(*(plan.low for plan in plans))
+def _predicted(job: Job, site: Site) -> Mapping[str, Asked]:
+    costing = Costing(job, site)
+    if not costing.names:
+        return {}
+    aim = BYTES if job.objective is Objective.SIZE else SECONDS
+    choice = solve(init(costing.allocation({}, Correction())), aim=aim, seconds=20.0, gap=1e-3).choice
+    return {
+        PREDICTED: {name: Wish(Scheme.parse(option), _WHY) for name, option in choice.items() if option != str(FP32)}
+    }
 
 
-def _run(job: Job, plan: Callable[[Mapping[str, str]], Plan]) -> Placed:
-    job.progress.stage("convert placements")
-    plans = {name: plan(dict.fromkeys(low, _WHY)) for name, low in variants(job).items()}
-    target, threads = job.target.name, job.target.threads
-    candidates = [Candidate(ORIGINAL, job.candidate_file(ORIGINAL, job.model.original().content), target, threads)]
-    for number, (name, made) in enumerate(plans.items()):
-        file = job.candidate_file(f"placement_{number}", job.conversions.of(made).content)
-        candidates.append(Candidate(name, file, target, threads))
-    comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
-    best = max(comparison.speedups, key=lambda name: comparison.speedups[name].value)
-    speedups = ", ".join(f"{name} {interval.value:.2f}x" for name, interval in comparison.speedups.items())
-    job.progress.say(f"placements over the original: {speedups}")
-    return Placed(best, tuple(sorted(plans[best].low)), comparison)
+def _structural(job: Job, site: Site) -> Mapping[str, Asked]:
+    flavours = {"": site.space.coded, ", symmetric": site.space.symmetric}
+    return {
+        f"{name}{flavour}": {
+            group.name: Wish(coded[group.name], _WHY) for group in job.groups if group.name in coded and takes(group)
+        }
+        for name, takes in _VARIANTS.items()
+        for flavour, coded in flavours.items()
+    }
+
+
+def _uniform(job: Job, site: Site) -> Mapping[str, Asked]:
+    """All products in one scheme that needs no calibration, for each such scheme that runs at all."""
+    offered = dict.fromkeys(
+        scheme
+        for group in job.groups
+        if group.is_product
+        for scheme in site.space.schemes[group.name]
+        if not scheme.is_static and not scheme.is_fp32
+    )
+    return {
+        f"{scheme.sort} products" if scheme.sort != "stored" else f"{scheme} products": {
+            group.name: Wish(scheme, _WHY)
+            for group in job.groups
+            if group.is_product and scheme in site.space.schemes[group.name]
+        }
+        for scheme in offered
+    }
+
+
+def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
+    wanted = [(site, name, asked) for site in job.sites for name, asked in starts(job, site).items()]
+    job.progress.stage("convert plans to begin with", len(wanted))
+    baseline = Candidate(
+        ORIGINAL, job.candidate_file(ORIGINAL, job.model.original().content), floats.fastest, job.threads
+    )
+    candidates: dict[str, Candidate] = {}
+    plans: dict[str, Plan] = {}
+    sizes: dict[str, int] = {}
+    for number, (site, name, asked) in enumerate(wanted):
+        title = name if len(job.sites) == 1 else f"{name} on {site.name}"
+        plans[title] = planner(site, asked)
+        artifact = job.conversions.of(plans[title])
+        sizes[title] = artifact.size
+        file = job.candidate_file(f"start_{number}", artifact.content)
+        candidates[title] = Candidate(title, file, site.name, job.threads)
+        job.progress.advance(title)
+    looks = _quick(job, baseline, candidates, plans)
+    best_first = sorted(candidates, key=lambda title: sizes[title] if _small(job) else looks[title].seconds)
+    finalists = [candidates[title] for title in best_first[:_FINALISTS]]
+    comparison = compare([baseline, *finalists], job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
+    speeds = {one.name: comparison.speedups[one.name].value for one in finalists}
+    best = finalists[0].name if _small(job) else max(speeds, key=lambda title: speeds[title])
+    said = ", ".join(f"{name} {speed:.2f}x" for name, speed in speeds.items())
+    job.progress.say(f"plans over the original on {floats.fastest}: {said}")
+    plan = plans[best]
+    schemes = {name: str(plan.scheme(name)) for name in sorted(plan.low)}
+    return Placed(best, plan.target, schemes, comparison, looks)
+
+
+def _small(job: Job) -> bool:
+    return job.objective is Objective.SIZE
+
+
+def _quick(
+    job: Job, baseline: Candidate, candidates: Mapping[str, Candidate], plans: Mapping[str, Plan]
+) -> dict[str, Quick]:
+    """A short look at all `candidates`, and at the original on every runtime, as many at a time as memory holds."""
+    floats = {
+        f"{ORIGINAL} on {site.name}": Candidate(f"{ORIGINAL} on {site.name}", baseline.model, site.name, job.threads)
+        for site in job.sites
+        if site.name != baseline.target
+    }
+    everyone = [*floats.values(), *candidates.values()]
+    together = max(2, _MEMORY // (_COPIES * job.model.original().size))
+    looks: dict[str, Quick] = {}
+
+    for start in range(0, len(everyone), together):
+        part = everyone[start : start + together]
+        comparison = compare(
+            [baseline, *part],
+            job.inputs,
+            rounds=_QUICK_ROUNDS,
+            looks=1,
+            block_seconds=_QUICK_SECONDS,
+            confidence=_QUICK_CONFIDENCE,
+            progress=job.progress,
+        )
+
+        for name, latency in comparison.latencies.items():
+            plan = plans.get(name)
+            target = next((one.target for one in part if one.name == name), baseline.target)
+            schemes = {} if plan is None else {group: str(plan.scheme(group)) for group in sorted(plan.low)}
+            looks[name] = Quick(target, schemes, latency.median)
+    return looks
 
 
 def _is_weighted(group: Group) -> bool:

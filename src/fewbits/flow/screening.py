@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 from fewbits.attribution import Share, attribute
 from fewbits.benchmark import Candidate, compare
-from fewbits.flow.job import Job
+from fewbits.flow.job import Job, asked
+from fewbits.flow.site import Site
+from fewbits.formats.scheme import Scheme
 from fewbits.models.protocol import Artifact
 from fewbits.plan import Plan
 from fewbits.verify.acceptance import Objective, is_faster
@@ -31,21 +33,23 @@ class Screened:
     reverted: Mapping[str, str]
 
 
-def profile(job: Job, name: str, artifact: Artifact) -> Mapping[str, Share]:
-    """Group → what ran for it when `artifact` is called."""
-    return job.journal.step("profile", name, dict[str, Share], lambda: _profile(job, artifact))
+def profile(job: Job, site: Site, name: str, artifact: Artifact) -> Mapping[str, Share]:
+    """Group → what ran for it when `artifact` is called on `site`."""
+    return job.journal.step("profile", name, dict[str, Share], lambda: _profile(job, site, artifact))
 
 
-def screen(job: Job, plan: Plan) -> Screened:
+def screen(job: Job, site: Site, plan: Plan) -> Screened:
     """Compare the profiles of the original and of `plan`; keep what they suggest if it is faster end to end."""
     job.progress.stage("profile groups", 2)
-    original = profile(job, "original", job.model.original())
+    original = profile(job, site, "original", job.model.original())
     job.progress.advance()
-    low = profile(job, "placed", job.conversions.of(plan))
+    low = profile(job, site, "placed", job.conversions.of(plan))
     job.progress.advance()
     ignored = not_executed(plan, low)
     slower = {} if job.objective is Objective.SIZE else _slower(plan, original, low, ignored)
-    pays = bool(slower) and job.journal.step("profile", "screened is faster", bool, lambda: _pays(job, plan, slower))
+    pays = bool(slower) and job.journal.step(
+        "profile", "screened is faster", bool, lambda: _pays(job, site, plan, slower)
+    )
     return Screened(original, low, {**ignored, **slower} if pays else ignored)
 
 
@@ -68,31 +72,31 @@ def not_executed(plan: Plan, shares: Mapping[str, Share]) -> Mapping[str, str]:
     return {
         name: f"the runtime ran it in {shares[name].precision} ({shares[name].kernel}), against the plan"
         for name in sorted(plan.low)
-        if name in shares and shares[name].precision.startswith("fp")
+        if name in shares and not _as_planned(plan.scheme(name), shares[name].precision)
     }
 
 
-def _pays(job: Job, plan: Plan, slower: Mapping[str, str]) -> bool:
-    screened = job.plan(_reasons(plan, slower), plan.ranges, plan.calibration)
+def _as_planned(scheme: Scheme, precision: str) -> bool:
+    """A weight in codes alone is multiplied in fp32; anything else in fp32 or wider is against the plan."""
+    return scheme.is_weight_only or str(scheme) == precision or not precision.startswith("fp")
+
+
+def _pays(job: Job, site: Site, plan: Plan, slower: Mapping[str, str]) -> bool:
+    screened = job.plan(site, asked(plan, slower), plan.ranges, plan.calibration)
     if not screened.low:
         # Without them it is the original, which the placement was timed against already.
         return False
     count = "1 group looks" if len(slower) == 1 else f"{len(slower)} groups look"
     job.progress.say(f"{count} slower in low precision; timing the model without")
-    target, threads = job.target.name, job.target.threads
     files = {
         "placed": job.candidate_file("placed", job.conversions.of(plan).content),
         "screened": job.candidate_file("screened", job.conversions.of(screened).content),
     }
-    candidates = [Candidate(name, file, target, threads) for name, file in files.items()]
+    candidates = [Candidate(name, file, site.name, job.threads) for name, file in files.items()]
     comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
     return is_faster(comparison.speedups["screened"])
 
 
-def _reasons(plan: Plan, without: Mapping[str, str]) -> dict[str, str]:
-    return {name: plan.choices[name].reason for name in plan.low if name not in without}
-
-
-def _profile(job: Job, artifact: Artifact) -> dict[str, Share]:
-    executed = job.target.executed(artifact, job.inputs, _PROFILED_CALLS)
+def _profile(job: Job, site: Site, artifact: Artifact) -> dict[str, Share]:
+    executed = site.target.executed(artifact, job.inputs, _PROFILED_CALLS)
     return dict(attribute(job.graph, job.groups, executed))

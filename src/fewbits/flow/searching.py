@@ -1,147 +1,301 @@
-"""The accuracy search on real evaluations: rank, bisect, take back."""
+"""The accuracy search: the predicted front of the measured tables, and few real evaluations on it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
+from typing import Final
 
+from fewbits.benchmark import Candidate, compare
+from fewbits.costs.correction import Correction
 from fewbits.evaluation import Scores
-from fewbits.flow.calibrate import outputs, plan_error, search_sample
-from fewbits.flow.job import EVALUATION_BATCH, Job
+from fewbits.flow.allocating import BYTES, SECONDS, Costing
+from fewbits.flow.floats import Floats
+from fewbits.flow.job import EVALUATION_BATCH, Asked, Job, Wish
+from fewbits.flow.names import ORIGINAL
+from fewbits.flow.placing import Quick
+from fewbits.flow.ranking import rank
 from fewbits.flow.sessions import predictor
-from fewbits.plan import Choice, Plan
-from fewbits.record import TrialRow
-from fewbits.search.bisection import Bisection, Ranking
-from fewbits.search.problem import Finished, Strategy, Trial
+from fewbits.flow.site import Site
+from fewbits.formats.scheme import FP32, Scheme
+from fewbits.plan import Plan
+from fewbits.record import FrontRow, TrialRow
+from fewbits.search.descent import Bracketing, Descent
+from fewbits.search.front import trace
+from fewbits.search.problem import Finished, Ladder, Rung, Strategy, Trial
+from fewbits.search.program import init
 from fewbits.sensitivity.table import SensitivityTable
+from fewbits.space import Refusal
+from fewbits.verify.acceptance import Objective, likely_holds
+from fewbits.verify.racing import race
+from fewbits.verify.sequential import loss_bounds
 
-_RANKED_SAMPLES = 16
-_REASON = "reverted for accuracy"
+_POINTS: Final = 48
+_SECONDS: Final = 30.0
+_ROUNDS: Final = 8
+_WORST: Final = 1e6
+"""Harm of a scheme that breaks the model: large, but a number that a solver can add."""
+_REVERTED: Final = "fp32 here is what the accuracy budget buys at the least cost, by the predicted front"
+_KEPT: Final = "low precision here is worth its predicted harm"
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """A recorded full evaluation."""
+    """A recorded evaluation, of `samples` samples of the selection split, with the loss on those."""
 
     scores: Scores
+    loss: float
+    within: bool
+    samples: int
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """The best plan of the search with its scores, whether it is within the budget, all trials, the
-    ranking (empty if it was not needed), and how many groups there were to begin with."""
+    """The best plan of the search, its loss on the selection split, whether it is within the budget, all trials, the
+    tables that the front was made from (empty if none was needed) and the front."""
 
     plan: Plan
-    scores: Scores
+    evaluated: Evaluated
     found: bool
     trials: tuple[TrialRow, ...]
-    harm: Mapping[str, float]
-    start_groups: int
+    table: SensitivityTable
+    front: tuple[FrontRow, ...]
 
 
-def search(job: Job, start: Plan, baseline: Scores, gain: Mapping[str, float]) -> Searched:
-    """From `start` (everything that pays in low precision) to a plan within the budget on the selection split.
+def search(
+    job: Job, site: Site, start: Plan, baseline: Scores, correction: Correction, looks: Sequence[Quick], floats: Floats
+) -> Searched:
+    """From `start` (the best plan whatever its accuracy) to the best plan within the budget on the selection split.
 
-    `gain` is what each group saves, in seconds or bytes. Groups are ranked only if `start` misses the budget.
+    Groups are ranked, and the front is traced, only if `start` misses the budget. `looks` are whole plans whose time
+    is known; those on this site are rungs like the predicted ones. Of the plans that hold, the fastest end to end wins.
     """
-    strategy: Strategy[Ranking] = Bisection()
-    trials: list[TrialRow] = []
-    history: list[Trial] = []
-    table = SensitivityTable({}, {})
-    job.progress.stage("evaluate plans", strategy.most(len(start.low)))
+    strategy: Strategy[Bracketing] = Descent()
+    job.progress.stage("evaluate plans", strategy.most)
+    first = _trial(job, start, baseline, 0, "the fastest plan")
+    holds = partial(likely, job, baseline)
+    if holds(first.evaluated):
+        return Searched(start, first.evaluated, True, (first.row,), SensitivityTable({}), ())
+    table = rank(job, site, start)
+    predicted = _ladder(job, site, start, table, correction, [look for look in looks if look.target == site.name])
+    ladder, plans = _realised(job, site, start, predicted)
+    job.progress.stage("evaluate plans", strategy.most)
+    job.progress.advance()
+    descended = descend(job, ladder, plans, baseline, strategy, [first], holds)
+    made, best = descended.made, descended.best
+    # Where nothing holds with a margin, what holds without one is the next best.
+    found = descended.found or best.row.within
+    seconds = _race(job, site, floats, [one for one in made if holds(one.evaluated)])
+    if seconds and job.objective is Objective.LATENCY:
+        best = min((one for one in made if one.row.number in seconds), key=lambda one: seconds[one.row.number])
+    timed = {id(one.plan): seconds[one.row.number] for one in made if one.row.number in seconds}
+    front = front_rows(ladder, descended.history, best.plan, plans, timed)
+    return Searched(best.plan, best.evaluated, found, tuple(one.row for one in made), table, front)
+
+
+def likely(job: Job, baseline: Scores, evaluated: Evaluated) -> bool:
+    """Whether a plan is within the budget with a margin for its having been picked."""
+    return likely_holds(baseline, evaluated.scores, job.budget, job.evaluator.direction)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A plan, what its evaluation gave, and the row of it in the record."""
+
+    plan: Plan
+    evaluated: Evaluated
+    row: TrialRow
+
+
+@dataclass(frozen=True, slots=True)
+class Descended:
+    """All trials in order, as the strategy saw them too; the best of them, and whether it is within the budget."""
+
+    made: Sequence[Made]
+    history: Sequence[Trial]
+    best: Made
+    found: bool
+
+
+def descend(
+    job: Job,
+    ladder: Ladder,
+    plans: Sequence[Plan],
+    baseline: Scores,
+    strategy: Strategy[Bracketing],
+    before: Sequence[Made] = (),
+    holds: Callable[[Evaluated], bool] = lambda evaluated: evaluated.within,
+) -> Descended:
+    """Evaluate `plans`, those of the rungs of `ladder`, as far as `strategy` asks; `before` are trials of the first.
+
+    `holds` is what the strategy is told about a trial: whether it is within the budget."""
+    state = strategy.init(ladder, job.budget.amount)
+    made = list(before)
+    history = [Trial(0, one.row.loss, holds(one.evaluated)) for one in before]
     while True:
-        if len(history) == 1 and not history[0].within and not table.harm:
-            table = SensitivityTable(rank(job, start), gain)
-            job.progress.stage("evaluate plans", strategy.most(len(start.low)))
-        step = strategy.propose(strategy.init(table), history)
+        step = strategy.propose(state, history)
         if isinstance(step, Finished):
-            best, found = _best(job, start, step, history)
-            plan = reverted(job, start, best.reverted)
-            scores = _evaluated(job, plan).scores
-            return Searched(plan, scores, found, tuple(trials), table.harm, len(start.low))
-        plan = reverted(job, start, step.reverted)
-        if not plan.low:
-            # What was left had no neighbour to stay low with: this is the original, whose score is known.
-            history.append(Trial(step.reverted, 0.0, within=True))
-            continue
-        row = _evaluate(job, plan, baseline, len(trials), step.why)
-        trials.append(row)
-        history.append(Trial(step.reverted, row.loss, row.within))
-        verdict = "within" if row.within else "misses"
-        job.progress.advance(f"{step.why}: {job.evaluator.name} {row.score:.5g}, {verdict} the budget")
+            break
+        trial = _trial(job, plans[step.place], baseline, len(made), step.why)
+        made.append(trial)
+        history.append(Trial(step.place, trial.row.loss, holds(trial.evaluated)))
+        verdict = "within" if trial.row.within else "misses"
+        job.progress.advance(f"{step.why}: loss {trial.row.loss:.4g}, {verdict} the budget")
+    return Descended(made, history, next(one for one in made if one.plan is plans[step.best.place]), step.found)
 
 
-def _best(job: Job, start: Plan, end: Finished, history: Sequence[Trial]) -> tuple[Trial, bool]:
-    """The trial to go on with and whether it is within the budget; never one that comes to the original."""
-    if reverted(job, start, end.best.reverted).low:
-        return end.best, end.found
-    real = [trial for trial in history if reverted(job, start, trial.reverted).low]
-    return min(real, key=lambda trial: trial.loss), False
+def _race(job: Job, site: Site, floats: Floats, within: Sequence[Made]) -> dict[int, float]:
+    """Seconds per call, end to end, by trial number, of the plans that hold; nothing where there is no choice."""
+    if len(within) < 2:
+        return {}
+    key = ",".join(_key(one.plan) for one in within)
+    return job.journal.step("finals", key, dict[int, float], lambda: _timed(job, site, floats, within))
 
 
-def reverted(job: Job, start: Plan, names: frozenset[str]) -> Plan:
-    """`start` with `names` back in fp32, and with the joints that lose their neighbours by that."""
-    if not names:
-        return start
-    low = {name: start.choices[name].reason for name in start.low - names}
-    plan = job.plan(low, start.ranges, start.calibration)
-    changed = {
-        name: Choice(choice.scheme, _REASON if name in names else start.choices[name].reason)
-        for name, choice in plan.choices.items()
-        if name not in plan.low and name not in low
+def _timed(job: Job, site: Site, floats: Floats, within: Sequence[Made]) -> dict[int, float]:
+    original = job.candidate_file(ORIGINAL, job.model.original().content)
+    candidates = [Candidate(ORIGINAL, original, floats.fastest, job.threads)]
+    for one in within:
+        file = job.candidate_file(f"final_{one.row.number}", job.conversions.of(one.plan).content)
+        candidates.append(Candidate(f"trial {one.row.number}", file, site.name, job.threads))
+    comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
+    baseline = comparison.latencies[ORIGINAL].median
+    # The paired ratio, not the median of its own: drift of the machine cancels.
+    return {one.row.number: baseline / comparison.speedups[f"trial {one.row.number}"].value for one in within}
+
+
+def _ladder(
+    job: Job,
+    site: Site,
+    start: Plan,
+    table: SensitivityTable,
+    correction: Correction,
+    looks: Sequence[Quick],
+) -> Ladder:
+    """The predicted front and the plans whose time is known, without those that are worse than another in both;
+    `start` is the first rung and the original the last one in any case."""
+    harm = {
+        name: {scheme: min(one, _WORST) for scheme, one in schemes.items()} for name, schemes in table.values.items()
     }
-    return Plan(
-        plan.model_sha256,
-        {**plan.choices, **changed},
-        plan.ranges,
-        target=plan.target,
-        calibration=plan.calibration,
+    costing = Costing(job, _ranked(site, harm))
+    allocation = costing.allocation(harm, correction)
+    resource = BYTES if job.objective is Objective.SIZE else SECONDS
+    job.progress.stage("trace the front")
+    front = trace(init(allocation), resource, points=_POINTS, seconds=_SECONDS)
+    chosen = {name: str(start.scheme(name)) for name in costing.names}
+    values = allocation.values(chosen)
+    rungs = [Rung(one.choice, one.harm, one.costs[resource]) for one in front.solutions]
+    for look in looks:
+        if any(scheme not in harm.get(name, {}) for name, scheme in look.schemes.items()):
+            continue
+        choice = {name: look.schemes.get(name, str(FP32)) for name in costing.names}
+        known = allocation.values(choice)
+        rungs.append(Rung(choice, known["harm"], look.seconds if resource == SECONDS else known[resource]))
+    safer = sorted((rung for rung in rungs if rung.harm < values["harm"]), key=lambda rung: (rung.harm, rung.cost))
+    original = dict.fromkeys(costing.names, str(FP32))
+    kept = [Rung(original, 0.0, allocation.values(original)[resource])]
+    for rung in safer:
+        if rung.cost < kept[-1].cost:
+            kept.append(rung)
+    return [Rung(chosen, values["harm"], values[resource]), *reversed(kept)]
+
+
+def _ranked(site: Site, harm: Mapping[str, Mapping[str, float]]) -> Site:
+    """`site` with those schemes alone whose harm is known: the others would pass for harmless."""
+    unknown = {
+        name: [
+            Refusal(scheme, "it could only lose, so it was not ranked")
+            for scheme in schemes
+            if not scheme.is_fp32 and str(scheme) not in harm.get(name, {})
+        ]
+        for name, schemes in site.space.schemes.items()
+    }
+    return replace(site, space=site.space.without(unknown))
+
+
+def _realised(job: Job, site: Site, start: Plan, predicted: Ladder) -> tuple[Ladder, list[Plan]]:
+    """The rungs of `predicted` that come to different plans, and these plans.
+
+    A rung whose groups have no neighbour left to stay low with comes to the original, which is the last rung already.
+    """
+    ladder, plans = [predicted[0]], [start]
+    for rung in predicted[1:-1]:
+        plan = _plan(job, site, start, rung)
+        if plan.low and all(_key(plan) != _key(other) for other in plans):
+            ladder.append(rung)
+            plans.append(plan)
+    return [*ladder, predicted[-1]], [*plans, _plan(job, site, start, predicted[-1])]
+
+
+def _plan(job: Job, site: Site, start: Plan, rung: Rung) -> Plan:
+    wishes: Asked = {
+        name: Wish(Scheme.parse(option), _REVERTED if option == str(FP32) else _KEPT)
+        for name, option in rung.choice.items()
+        if option != str(FP32) or name in start.low
+    }
+    return job.plan(site, wishes, start.ranges, start.calibration)
+
+
+def front_rows(
+    ladder: Ladder, history: Sequence[Trial], chosen: Plan, plans: Sequence[Plan], timed: Mapping[int, float]
+) -> tuple[FrontRow, ...]:
+    """The rungs of `ladder` for the record; `timed` has the seconds of plans by their identity."""
+    losses = {trial.place: trial for trial in history}
+    return tuple(
+        FrontRow(
+            harm=rung.harm,
+            cost=rung.cost,
+            low=sum(option != str(FP32) for option in rung.choice.values()),
+            loss=losses[place].loss if place in losses else -1.0,
+            measured=place in losses,
+            seconds=timed.get(id(plans[place]), -1.0),
+            chosen=plans[place] is chosen,
+        )
+        for place, rung in enumerate(ladder)
     )
 
 
-def rank(job: Job, plan: Plan) -> dict[str, float]:
-    """Relative output error on the search split, on the runtime, that each low group of `plan` causes alone."""
-    sample = search_sample(job, _RANKED_SAMPLES)
-    reference = list(outputs(job.original, sample))
-    job.progress.stage("rank groups", len(plan.low))
-    harm: dict[str, float] = {}
-    for name in sorted(plan.low):
-        alone = Plan(plan.model_sha256, {name: plan.choices[name]}, plan.ranges)
-        harm[name] = job.journal.step("sensitivity", name, float, partial(plan_error, job, alone, sample, reference))
-        job.progress.advance(f"{name}: {harm[name]:.3g}")
-    return harm
-
-
-def _evaluate(job: Job, plan: Plan, baseline: Scores, number: int, why: str) -> TrialRow:
-    evaluated = _evaluated(job, plan)
-    loss = job.budget.loss(baseline, evaluated.scores, job.evaluator.direction)
-    return TrialRow(
+def _trial(job: Job, plan: Plan, baseline: Scores, number: int, why: str) -> Made:
+    evaluated = job.journal.step("trial", _key(plan), Evaluated, lambda: _score(job, plan, baseline))
+    row = TrialRow(
         number=number,
         what=why,
         reverted=len(plan.choices) - len(plan.low),
         score=evaluated.scores.value,
-        loss=loss,
-        within=job.budget.holds(loss),
+        loss=evaluated.loss,
+        within=evaluated.within,
+        samples=evaluated.samples,
         seconds=evaluated.seconds,
     )
+    return Made(plan, evaluated, row)
 
 
-def _evaluated(job: Job, plan: Plan) -> Evaluated:
-    return job.journal.step("trial", _key(plan), Evaluated, lambda: _score(job, plan))
-
-
-def _score(job: Job, plan: Plan) -> Evaluated:
+def _score(job: Job, plan: Plan, baseline: Scores) -> Evaluated:
+    """Evaluate `plan`, no further than is needed to tell that it is hopeless or sure."""
     start = perf_counter()
-    with job.target.open(job.conversions.of(plan)) as session:
-        scores = job.evaluator(predictor(session, job.model.inputs), job.splits.selection, EVALUATION_BATCH)
-    return Evaluated(scores, perf_counter() - start)
+    evaluator, selection = job.evaluator, job.splits.selection
+    with job.site(plan.target).target.open(job.conversions.of(plan)) as session:
+        predict = predictor(session, job.model.inputs)
+        if evaluator.uses_split:
+            raced = race(
+                lambda part: evaluator(predict, selection.take(part), EVALUATION_BATCH),
+                baseline,
+                job.budget,
+                evaluator.direction,
+                bounds=loss_bounds(evaluator),
+            )
+            scores, loss = raced.scores, raced.judgement.loss
+        else:
+            scores = evaluator(predict, selection, EVALUATION_BATCH)
+            loss = job.budget.loss(baseline, scores, evaluator.direction)
+    return Evaluated(scores, loss, job.budget.holds(loss), scores.samples, perf_counter() - start)
 
 
 def _key(plan: Plan) -> str:
     """The same for plans that convert to the same model."""
-    text = "\n".join([plan.calibration, *(f"{name}={plan.scheme(name)}" for name in sorted(plan.low))])
+    text = "\n".join([plan.target, plan.calibration, *(f"{name}={plan.scheme(name)}" for name in sorted(plan.low))])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

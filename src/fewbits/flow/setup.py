@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from fewbits.budget import Budget
 from fewbits.calibration.ranges import method
+from fewbits.costs.table import CostTable
 from fewbits.data import Dataset, DataSource, ImageOptions, open_data
 from fewbits.data.batches import Arrays
-from fewbits.errors import UsageError
+from fewbits.errors import DataError, ModelError, UsageError
 from fewbits.evaluation import Direction, Evaluator, Predict
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.job import Job, refuse_quantised
 from fewbits.flow.sessions import call_inputs, predictor
+from fewbits.flow.site import Site
+from fewbits.graph import Graph
 from fewbits.grouping import Group, group
 from fewbits.models import ModelSource, open_model
 from fewbits.models.protocol import Model
 from fewbits.progress import Progress
 from fewbits.record import RunRecord
 from fewbits.report.text import render
-from fewbits.space import Rule, Space, candidates
+from fewbits.sensitivity.output_error import output_error
+from fewbits.space import Rule, candidates
 from fewbits.store import Journal
-from fewbits.targets import open_target
-from fewbits.targets.protocol import Target
+from fewbits.targets import SIMULATED, is_simulated, open_targets
+from fewbits.targets.protocol import Session, Target
 from fewbits.verify.acceptance import Objective
 from fewbits.verify.evaluators import EvaluateFunction, open_evaluator
 from fewbits.verify.splits import Splits, split
+
+_DISAGREEMENT = 1e-4
+"""Relative squared error between two runtimes' fp32 outputs from where one of them computes something else."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class Request:
     rules: tuple[Rule, ...]
     images: ImageOptions | None
     seed: int
+    cache: Path
 
 
 @dataclass(frozen=True)
@@ -56,9 +65,8 @@ class Opened:
     request: Request
     name: str
     model: Model
-    target: Target
+    sites: tuple[Site, ...]
     groups: tuple[Group, ...]
-    space: Space
     evaluator: Evaluator
     original: Predict
     splits: Splits
@@ -71,9 +79,8 @@ class Opened:
         return Job(
             model=self.model,
             conversions=Conversions(self.model),
-            target=self.target,
+            sites=self.sites,
             groups=self.groups,
-            space=self.space,
             evaluator=self.evaluator,
             original=self.original,
             budget=self.request.budget,
@@ -83,6 +90,7 @@ class Opened:
             calibration_method=self.request.calibration_method,
             journal=journal,
             scratch=scratch,
+            cache=self.request.cache,
             progress=progress,
         )
 
@@ -98,8 +106,13 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         method(request.calibration_method)
     if request.batch < 1:
         raise UsageError(f"a call has at least one sample, not {request.batch}; give --batch 1 or more")
+    if is_simulated(request.target) and request.objective is Objective.SIZE:
+        raise UsageError(
+            f"what is made small on {request.target} is the cost that its model predicts, so leave --objective out; "
+            f"the model for bytes is {SIMULATED}:size"
+        )
     progress.stage("open model and data")
-    target = open_target(request.target, request.threads)
+    targets = open_targets(request.target, request.threads)
     model = open_model(source)
     refuse_quantised(model.graph)
     for_calibration_only = _is_folder(request.calibration) and not _is_folder(request.data)
@@ -108,12 +121,13 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
     if request.calibration is not None:
         images = request.images if _is_folder(request.calibration) else None
         calibration = open_data(request.calibration, model.inputs, images=images)
-    original = predictor(target.open(model.original()), model.inputs)
+    targets, first = _that_serve(targets, model, call_inputs(data, model.inputs, request.batch), progress)
+    original = predictor(first, model.inputs)
     evaluator = open_evaluator(request.evaluate, model.inputs, direction=_direction(request), original=original)
     splits = split(data, calibration=calibration, scored=evaluator.uses_split, seed=request.seed)
     groups = group(model.graph)
-    space = candidates(groups, request.rules, lambda one: target.menu(model.graph, one))
-    for remark in space.remarks:
+    sites = tuple(_site(target, model.graph, groups, request.rules) for target in targets)
+    for remark in dict.fromkeys(remark for site in sites for remark in site.space.remarks):
         progress.say(remark)
     paths = [request.data, request.calibration]
     files = tuple(Path(path) for path in paths if isinstance(path, (str, Path)) and Path(path).exists())
@@ -121,16 +135,56 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         request=request,
         name=model.source.name if model.source is not None else "model",
         model=model,
-        target=target,
+        sites=sites,
         groups=groups,
-        space=space,
         evaluator=evaluator,
         original=original,
         splits=splits,
         inputs=call_inputs(splits.search, model.inputs, request.batch),
-        settings=_settings(request, model, target, evaluator, data, calibration),
+        settings=_settings(request, model, targets, evaluator, data, calibration),
         files=files if model.source is None else (*files, model.source),
     )
+
+
+def _site(target: Target, graph: Graph, groups: tuple[Group, ...], rules: Sequence[Rule]) -> Site:
+    space = candidates(groups, rules, lambda one: target.menu(graph, one))
+    return Site(target, space, CostTable(target.name, {}))
+
+
+def _that_serve(
+    targets: tuple[Target, ...], model: Model, inputs: Arrays, progress: Progress
+) -> tuple[tuple[Target, ...], Session]:
+    """Those of `targets` that run the model and agree about its outputs, and the first one's session.
+
+    Raises ModelError or DataError, the first one's, if none does.
+    """
+    served: list[tuple[Target, Session, Arrays]] = []
+    refusals: list[ModelError | DataError] = []
+    for target in targets:
+        try:
+            session = target.open(model.original())
+            outputs = session(inputs)
+        except (ModelError, DataError) as error:
+            refusals.append(error)
+            progress.say(f"{target.name} is left out: {error}")
+            continue
+        differs = _difference(served[0][2], outputs) if served else 0.0
+        if differs > _DISAGREEMENT:
+            progress.say(
+                f"{target.name} is left out: its fp32 outputs differ from {served[0][0].name}'s ({differs:.2g})"
+            )
+            continue
+        served.append((target, session, outputs))
+    if not served:
+        raise refusals[0]
+    return tuple(target for target, _, _ in served), served[0][1]
+
+
+def _difference(first: Arrays, other: Arrays) -> float:
+    """Relative squared error of the outputs `other` beside `first`; infinite if they have other names or shapes."""
+    if any(name not in other or other[name].shape != values.shape for name, values in first.items()):
+        return inf
+    return output_error([first], [other]).relative
 
 
 def _is_folder(source: DataSource | None) -> bool:
@@ -144,8 +198,14 @@ def _direction(request: Request) -> Direction | None:
 
 
 def _settings(
-    request: Request, model: Model, target: Target, evaluator: Evaluator, data: Dataset, calibration: Dataset | None
+    request: Request,
+    model: Model,
+    targets: Sequence[Target],
+    evaluator: Evaluator,
+    data: Dataset,
+    calibration: Dataset | None,
 ) -> dict[str, str]:
+    versions = {name: version for target in targets for name, version in target.machine.versions.items()}
     return {
         "model": model.sha256,
         "data": data.digest,
@@ -153,12 +213,12 @@ def _settings(
         "metric": f"{evaluator.name} ({evaluator.direction} is better)",
         "max loss": str(request.budget),
         "objective": str(request.objective),
-        "target": target.name,
-        "threads": str(target.threads),
+        "target": ", ".join(target.name for target in targets),
+        "threads": str(targets[0].threads),
         "batch": str(request.batch),
         "calibration method": request.calibration_method,
         "rules": "; ".join(str(rule) for rule in request.rules),
         "seed": str(request.seed),
-        "CPU": target.machine.cpu,
-        "versions": ", ".join(f"{name} {version}" for name, version in sorted(target.machine.versions.items())),
+        "CPU": targets[0].machine.cpu,
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(versions.items())),
     }

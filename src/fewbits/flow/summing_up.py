@@ -3,48 +3,55 @@
 from __future__ import annotations
 
 from collections import Counter
-from math import ceil, log2
+from collections.abc import Iterator
 
 from fewbits.attribution import Share
 from fewbits.flow.accepting import Decision
 from fewbits.flow.job import Job
 from fewbits.flow.setup import Opened
-from fewbits.record import GroupRow, RunRecord
+from fewbits.record import GroupRow, Prediction, RunRecord, SchemeRow
+from fewbits.sensitivity.table import Harm
 
 _NONE = Share("", "", -1.0)
+_UNKNOWN = Harm(-1.0)
+_ACCEPTANCE = 2
 
 
 def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float, *, resumed: bool) -> RunRecord:
     """The record of a run that ended with `decision` after `seconds`, those of its last part if it was resumed."""
-    most = 6 + (ceil(log2(decision.low_groups)) if decision.low_groups > 1 else 0)
     return RunRecord(
         outcome=decision.outcome,
         reason=decision.reason,
         model=opened.name,
         model_sha256=job.model.sha256,
-        target=job.target.name,
-        threads=job.target.threads,
-        objective=str(job.objective),
-        machine=job.target.machine,
+        target=decision.target,
+        threads=job.threads,
+        objective=decision.objective or str(job.objective),
+        machine=job.site(decision.target).target.machine,
         calibration=decision.calibration,
         splits=job.splits.use,
         accuracy=decision.accuracy,
         latency=decision.comparison,
+        floats=next(iter(decision.floats.comparisons), None),
+        plans=decision.plans,
         original_bytes=job.model.original().size,
         tuned_bytes=decision.tuned_bytes,
         evaluations=decision.evaluations,
-        max_evaluations=most,
+        max_evaluations=job.baseline_evaluations + decision.most_trials + _ACCEPTANCE,
         seconds=seconds,
         groups=tuple(_row(job, decision, name) for name in (group.name for group in job.groups)),
         trials=decision.trials,
+        front=decision.front,
+        prediction=_prediction(decision),
         kernels=_kernels(decision),
         notes=(
-            *_notes(job),
+            *_notes(job, decision),
             *(() if decision.comparison is None else (_shapes(job),)),
             *decision.notes,
             *(("The run was resumed: the time is that of its last part.",) if resumed else ()),
         ),
         settings=opened.settings,
+        predicted=decision.predicted,
     )
 
 
@@ -52,6 +59,7 @@ def _row(job: Job, decision: Decision, name: str) -> GroupRow:
     choice = decision.plan.choices[name]
     ran = decision.executed.get(name, _NONE)
     kind = next(str(group.kind) for group in job.groups if group.name == name)
+    harms = decision.table.harm.get(name, {})
     return GroupRow(
         name=name,
         kind=kind,
@@ -59,10 +67,23 @@ def _row(job: Job, decision: Decision, name: str) -> GroupRow:
         reason=choice.reason,
         kernel=ran.kernel,
         precision=ran.precision,
-        sensitivity=decision.harm.get(name, -1.0),
+        sensitivity=harms.get(choice.scheme, next(iter(harms.values()), _UNKNOWN)).value,
         float_seconds=decision.original_shares.get(name, _NONE).seconds,
         low_seconds=decision.low_shares.get(name, _NONE).seconds,
+        schemes=tuple(_schemes(decision, name)),
     )
+
+
+def _schemes(decision: Decision, name: str) -> Iterator[SchemeRow]:
+    harms = decision.table.harm.get(name, {})
+    for scheme, cost in decision.site.costs.costs.get(name, {}).items():
+        harm = harms.get(scheme, _UNKNOWN)
+        yield SchemeRow(scheme, cost.entry, cost.compute, cost.exit, harm.value, harm.error, cost.kernel, cost.refusal)
+
+
+def _prediction(decision: Decision) -> Prediction:
+    correction = decision.correction
+    return Prediction(correction.plans, correction.before, correction.after)
 
 
 def _kernels(decision: Decision) -> dict[str, int]:
@@ -70,8 +91,8 @@ def _kernels(decision: Decision) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _notes(job: Job) -> tuple[str, ...]:
-    return (*job.space.remarks, *_left_alone(job))
+def _notes(job: Job, decision: Decision) -> tuple[str, ...]:
+    return (*decision.site.space.remarks, *_left_alone(job))
 
 
 def _left_alone(job: Job) -> tuple[str, ...]:

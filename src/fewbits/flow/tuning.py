@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
 
 from fewbits.budget import Budget
+from fewbits.costs.place import default_path
 from fewbits.data import DataSource, ImageOptions
 from fewbits.errors import MetricError, UsageError
 from fewbits.evaluation import Scores
 from fewbits.flow.accepting import Decision, accept, decline, refuse
 from fewbits.flow.calibrate import calibrate, choose
-from fewbits.flow.job import EVALUATION_BATCH, Job
-from fewbits.flow.placing import place_variants, variants
+from fewbits.flow.floats import time_floats
+from fewbits.flow.job import EVALUATION_BATCH, Job, asked
+from fewbits.flow.placing import place, starts
+from fewbits.flow.pricing import price
 from fewbits.flow.result import Result
 from fewbits.flow.scratch import scratch_folder
 from fewbits.flow.screening import Screened, screen
 from fewbits.flow.searching import search
 from fewbits.flow.setup import Opened, Request, open_request
+from fewbits.flow.simulating import simulate
 from fewbits.flow.summing_up import sum_up
 from fewbits.measurement import Interval
 from fewbits.models import ModelSource
-from fewbits.plan import Plan
 from fewbits.progress import Progress, Silent
 from fewbits.space import Rule
 from fewbits.store import Run, RunFile
+from fewbits.targets import is_simulated
 from fewbits.verify.acceptance import Objective
 from fewbits.verify.evaluators import EvaluateFunction, check_repeatable
 
 _SILENT = Silent()
 _REPEATED_SAMPLES = 8
+_OWN_FORM = {".xml": RunFile.IR, ".bin": RunFile.IR_WEIGHTS}
 
 
 def tune(
@@ -65,7 +72,8 @@ def tune(
         higher_is_better: the direction of your own function (named metrics know theirs).
         max_loss: ``"1%"`` of the original's score, or an absolute difference such as ``0.01``.
         objective: ``"latency"`` or ``"size"``.
-        target: the runtime that will serve the model.
+        target: the runtime that will serve the model; ``simulated:mpic`` emulates hardware that is not at hand and
+            makes the cost small that a model of it predicts (`fewbits.costs.plugins.cost_model`).
         threads: threads of the runtime, 0 for every core.
         batch: samples per call when latency is measured.
         calibration_method: ``auto``, ``minmax``, ``percentile``, ``mse`` or ``entropy``.
@@ -96,6 +104,7 @@ def tune(
         tuple(Rule.parse(rule) if isinstance(rule, str) else rule for rule in rules),
         images,
         seed,
+        default_path(os.environ, Path.home()),
     )
     with scratch_folder() as scratch:
         opened = open_request(model, request, progress)
@@ -103,9 +112,15 @@ def tune(
             job = opened.job(run.journal, scratch, progress)
             decision = decide(job)
             record = sum_up(job, opened, decision, perf_counter() - started, resumed=run.resumed)
-            result = Result(decision.artifact, decision.plan, record, run.path, decision.best, decision.best_plan)
+            serving = job.site(decision.target).target
+            result = Result(
+                decision.artifact, decision.plan, record, run.path, serving, decision.best, decision.best_plan
+            )
             run.write(RunFile.PLAN, decision.plan.to_json())
             run.write(RunFile.MODEL, decision.artifact.content)
+            if run.path is not None:
+                for suffix, content in serving.files(decision.artifact).items():
+                    run.write(_OWN_FORM[suffix], content)
             if decision.best is not None:
                 run.write(RunFile.BEST, decision.best.content)
             if decision.best_plan is not None:
@@ -117,24 +132,36 @@ def tune(
 
 
 def decide(job: Job) -> Decision:
-    """The stages, in order: baseline, calibrate, place, screen, search, accept."""
-    if not variants(job):
-        return refuse(job)
+    """The stages, in order: baseline, costs, calibrate, place, screen, search, accept."""
+    if any(is_simulated(site.name) for site in job.sites):
+        return simulate(job, _baseline)
+    if not any(starts(job, site) for site in job.sites):
+        return refuse(job, time_floats(job))
+    # Before anything that takes long: a metric that does not work is the likeliest mistake.
     baseline = _baseline(job)
+    floats = time_floats(job)
+    job = replace(job, sites=price(job))
+    if not any(starts(job, site) for site in job.sites):
+        return replace(refuse(job, floats), evaluations=job.baseline_evaluations)
     ranges = calibrate(job)
     first = next(iter(ranges))
-    placed = place_variants(job, lambda low: job.plan(low, ranges[first], first))
-    method = choose(job, ranges, lambda name: job.plan(placed.why, ranges[name], name))
-    plan = job.plan(placed.why, ranges[method], method)
-    screened = screen(job, plan)
-    plan = _without(job, plan, screened.reverted)
+    placed = place(job, floats, lambda site, asked: job.plan(site, asked, ranges[first], first))
+    site = job.site(placed.target)
+    method = choose(job, ranges, lambda name: job.plan(site, placed.asked, ranges[name], name))
+    plan = job.plan(site, placed.asked, ranges[method], method)
+    screened = screen(job, site, plan)
+    if screened.reverted:
+        plan = job.plan(site, asked(plan, screened.reverted), plan.ranges, plan.calibration)
+    correction = placed.correction(job, site)
     gained = placed.comparison.speedups[placed.name]
     if not plan.low:
-        return decline(job, _nothing_ran(screened), placed.comparison, screened)
-    if job.objective is Objective.LATENCY and _hopeless(gained) and not screened.reverted:
-        return decline(job, _no_gain(gained), placed.comparison, screened)
-    searched = search(job, plan, baseline, _gain(job, screened))
-    return accept(job, searched, baseline, screened)
+        decision = decline(job, site, floats, _nothing_ran(screened), placed.comparison, screened)
+    elif job.objective is Objective.LATENCY and _hopeless(gained) and not screened.reverted:
+        decision = decline(job, site, floats, _no_gain(gained), placed.comparison, screened)
+    else:
+        searched = search(job, site, plan, baseline, correction, tuple(placed.looks.values()), floats)
+        decision = accept(job, site, floats, searched, baseline, screened)
+    return replace(decision, plans=placed.comparison, correction=correction)
 
 
 def _baseline(job: Job) -> Scores:
@@ -158,29 +185,13 @@ def _baseline(job: Job) -> Scores:
     return scores
 
 
-def _without(job: Job, plan: Plan, names: Mapping[str, str]) -> Plan:
-    if not names:
-        return plan
-    low = {name: plan.choices[name].reason for name in plan.low if name not in names}
-    return job.plan(low, plan.ranges, plan.calibration).reverted(names)
-
-
-def _gain(job: Job, screened: Screened) -> dict[str, float]:
-    """What each group saves in low precision: bytes of its weight if the file's size counts, else seconds per call."""
-    if job.objective is Objective.SIZE:
-        weights = {group.name: group.weight for group in job.groups if group.weight}
-        return {name: 3.0 * job.graph.tensors[weight].elements for name, weight in weights.items()}
-    original = screened.original
-    return {name: original[name].seconds - share.seconds for name, share in screened.low.items() if name in original}
-
-
 def _hopeless(speedup: Interval) -> bool:
     return speedup.high <= 1
 
 
 def _no_gain(speedup: Interval) -> str:
     return (
-        "no placement of low precision is faster than the original: the best has "
+        "no plan in low precision is faster than the original: the best has "
         f"{speedup.value:.2f}x its speed (interval {speedup.low:.2f} to {speedup.high:.2f})"
     )
 

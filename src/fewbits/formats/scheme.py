@@ -1,7 +1,16 @@
 """How a group computes: the formats of its two operands, as one value.
 
-The text form round-trips: ``fp32``, or ``w:int8r/channel a:uint8/tensor``. ``w`` is the second
-operand of the product (the weight; in attention, the second activation), ``a`` the first.
+The text form round-trips:
+
+=====================================  ==========================================================================
+``fp32``                               as the model is
+``bf16``, ``fp16``                     both operands cast to that format, results cast back
+``w:int8r/channel a:uint8/tensor``     codes with ranges found by calibration (static)
+``w:int8r/channel a:uint8/token dynamic``  codes of the activation with a range found at every call
+``w:int4r/g32@0``                      the weight alone is stored in codes, products are computed in fp32
+=====================================  ==========================================================================
+
+``w`` is the second operand of the product (the weight; in attention, the second activation), ``a`` the first.
 """
 
 from __future__ import annotations
@@ -9,44 +18,89 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fewbits.errors import FormatError, SchemeError
-from fewbits.formats.granularity import Channel, Tensor
+from fewbits.formats.floating import BF16 as BF16_ELEMENT
+from fewbits.formats.floating import FP16 as FP16_ELEMENT
+from fewbits.formats.floating import FloatFormat
+from fewbits.formats.granularity import Channel, Group, Tensor
 from fewbits.formats.integer import INT8R, UINT8, IntFormat
-from fewbits.formats.scaled import ScaledFormat
+from fewbits.formats.scaled import Format, ScaledFormat
 from fewbits.formats.text import format_text, parse
+
+_DYNAMIC = "dynamic"
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """Formats of both operands of a group; both ``None`` means that it stays in fp32."""
+    """Formats of both operands of a group; both ``None`` means that it stays in fp32.
 
-    weight: ScaledFormat | None = None
-    activation: ScaledFormat | None = None
+    Without a scale (bf16, fp16) an operand is cast; an `activation` of ``None`` beside a `weight` leaves the
+    activation in fp32. `dynamic` activations find their range at every call.
+    Raises SchemeError for combinations that mean nothing.
+    """
+
+    weight: Format | None = None
+    activation: Format | None = None
+    dynamic: bool = False
 
     def __post_init__(self) -> None:
-        if (self.weight is None) != (self.activation is None):
-            raise SchemeError("a scheme names both operands (w: and a:) or neither (fp32)")
+        if self.weight is None and self.activation is not None:
+            raise SchemeError("a scheme that names an activation (a:) names the second operand (w:) too")
+        if self.dynamic and not isinstance(self.activation, ScaledFormat):
+            raise SchemeError("only an activation in codes can find its range at every call (dynamic)")
+        if isinstance(self.weight, FloatFormat) != isinstance(self.activation, FloatFormat):
+            raise SchemeError("a cast has the same format for both operands, for example bf16")
+        if isinstance(self.weight, FloatFormat) and self.weight != self.activation:
+            raise SchemeError("a cast has the same format for both operands, for example bf16")
 
     @property
-    def is_float(self) -> bool:
+    def is_fp32(self) -> bool:
         """Whether the group stays as it is."""
         return self.weight is None
 
+    @property
+    def is_cast(self) -> bool:
+        """Whether both operands are cast to a smaller float."""
+        return isinstance(self.weight, FloatFormat)
+
+    @property
+    def is_static(self) -> bool:
+        """Whether both operands are codes whose ranges come from calibration."""
+        return isinstance(self.activation, ScaledFormat) and not self.dynamic
+
+    @property
+    def is_weight_only(self) -> bool:
+        """Whether only the weight is stored in codes."""
+        return self.weight is not None and self.activation is None
+
+    @property
+    def sort(self) -> str:
+        """What sort of arithmetic it is, in a word: a column's heading, and what costs are corrected by."""
+        if self.is_weight_only or self.weight is None or self.is_cast:
+            return "stored" if self.is_weight_only else str(self)
+        return _DYNAMIC if self.dynamic else "codes"
+
     def __str__(self) -> str:
-        if self.weight is None or self.activation is None:
+        if self.weight is None:
             return "fp32"
-        return f"w:{format_text(self.weight)} a:{format_text(self.activation)}"
+        if self.activation is None:
+            return f"w:{format_text(self.weight)}"
+        if self.is_cast:
+            return format_text(self.weight)
+        text = f"w:{format_text(self.weight)} a:{format_text(self.activation)}"
+        return f"{text} {_DYNAMIC}" if self.dynamic else text
 
     @classmethod
     def parse(cls, text: str) -> Scheme:
         """Read `text`, the inverse of ``str``; ``int8`` stands for the default int8 scheme. Raises SchemeError."""
-        if text == "fp32":
-            return FP32
-        if text == "int8":
-            return INT8_STATIC
-        parts = dict(part.split(":", 1) for part in text.split() if ":" in part)
-        if set(parts) != {"w", "a"} or len(text.split()) != 2:
-            raise SchemeError(f"{text!r} is not a scheme; choose fp32, int8 or for example '{INT8_STATIC}'")
-        return cls(_operand(parts["w"], text), _operand(parts["a"], text))
+        words = text.split()
+        if text in _SHORT:
+            return _SHORT[text]
+        dynamic = words[-1:] == [_DYNAMIC]
+        parts = dict(word.split(":", 1) for word in words if ":" in word)
+        if len(parts) != len(words) - dynamic or not {"w"} <= set(parts) <= {"w", "a"}:
+            raise SchemeError(f"{text!r} is not a scheme; choose fp32, bf16, fp16, int8 or for example '{INT8_STATIC}'")
+        activation = _operand(parts["a"], text) if "a" in parts else None
+        return cls(_operand(parts["w"], text), activation, dynamic)
 
 
 def _operand(text: str, scheme: str) -> ScaledFormat:
@@ -59,11 +113,19 @@ def _operand(text: str, scheme: str) -> ScaledFormat:
     return format
 
 
-def integer(operand: ScaledFormat) -> IntFormat:
+def integer(operand: Format | None) -> IntFormat:
     """The integers of an operand. Raises SchemeError if its elements are no integers."""
-    if not isinstance(operand.element, IntFormat):
-        raise SchemeError(f"{format_text(operand)} holds no integers; this place takes for example int8r/channel")
+    if not isinstance(operand, ScaledFormat) or not isinstance(operand.element, IntFormat):
+        named = "fp32" if operand is None else format_text(operand)
+        raise SchemeError(f"{named} holds no integers with scales; this place takes for example int8r/channel")
     return operand.element
+
+
+def integers(weight: int, activation: int, *, channels: bool = True) -> Scheme:
+    """Static codes of `weight` and `activation` bits, 2 to 16 each: ``w:int4r/channel a:uint8/tensor``, without
+    `channels` (the second operand is an activation) ``w:int4r/tensor a:uint8/tensor``. Raises FormatError."""
+    second = ScaledFormat(IntFormat(weight, signed=True, restricted=True), Channel() if channels else Tensor())
+    return Scheme(second, ScaledFormat(IntFormat(activation, signed=False), Tensor()))
 
 
 INT8_CHANNEL = ScaledFormat(INT8R, Channel())
@@ -71,4 +133,19 @@ INT8_TENSOR = ScaledFormat(INT8R, Tensor())
 UINT8_TENSOR = ScaledFormat(UINT8, Tensor())
 
 FP32 = Scheme()
+BF16 = Scheme(BF16_ELEMENT, BF16_ELEMENT)
+FP16 = Scheme(FP16_ELEMENT, FP16_ELEMENT)
 INT8_STATIC = Scheme(INT8_CHANNEL, UINT8_TENSOR)
+INT8_SYMMETRIC = Scheme(INT8_CHANNEL, INT8_TENSOR)
+"""Without a zero point in the activation, which some kernels must correct for."""
+INT8_PAIR = Scheme(INT8_TENSOR, UINT8_TENSOR)
+"""For products of two activations, and joints: one scale for each operand."""
+INT8_SYMMETRIC_PAIR = Scheme(INT8_TENSOR, INT8_TENSOR)
+"""The same without zero points, which OpenVINO's attention wants."""
+INT8_DYNAMIC = Scheme(INT8_CHANNEL, UINT8_TENSOR, dynamic=True)
+INT8_WEIGHT = Scheme(INT8_CHANNEL)
+INT8_BLOCKS = Scheme(ScaledFormat(INT8R, Group(32, 0)))
+INT4_BLOCKS = Scheme(ScaledFormat(IntFormat(4, signed=True, restricted=True), Group(32, 0)))
+"""Weights of shape (depth, columns) alone, one scale for 32 neighbours along the depth."""
+
+_SHORT = {"fp32": FP32, "bf16": BF16, "fp16": FP16, "int8": INT8_STATIC}

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from fewbits import __about__
+from fewbits.dialect import Dialect, dialect
 from fewbits.eligibility import obstacle
 from fewbits.errors import PlanError
+from fewbits.formats.scheme import Scheme
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group, group
+from fewbits.models.onnx_cast import CancelCasts, CastOperands
+from fewbits.models.onnx_emulate import EmulateRounding
 from fewbits.models.onnx_fold import FoldBatchNorm
 from fewbits.models.onnx_graph import graph_of
 from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations
 from fewbits.models.onnx_lower import MatMulToGemm
+from fewbits.models.onnx_opset import RaiseOpset
 from fewbits.models.onnx_quantize import InsertQuantizers
+from fewbits.models.onnx_spread import SpreadCasts
+from fewbits.models.onnx_store import StoreWeights
 from fewbits.placement import place
 from fewbits.plan import Plan
 
@@ -31,41 +38,66 @@ def convert(model: ir.Model, graph: Graph, plan: Plan, outputs: Sequence[onnx.Va
     Raises:
         PlanError: the plan names a group that the model does not have or that cannot be quantised, or lacks a range.
     """
-    low = _low(graph, plan)
+    form = dialect(plan.target)
+    low = _low(graph, plan, form)
     schemes = {name: plan.scheme(name) for name in low}
-    lower = MatMulToGemm(low)
     folded = FoldBatchNorm([name for name, made in low.items() if _holds_norm(graph, made)])
-    copy = _passed(model.clone(), folded, lower, common.RemoveUnusedNodesPass())
-    lowered = graph_of(copy)
-    groups = {made.name: made for made in group(lowered)}
-    placement = place(lowered, tuple(groups.values()), schemes)
-    aliases = {new: plan.ranges[old] for new, old in lower.aliases.items() if old in plan.ranges}
-    copy = _passed(
-        copy,
-        InsertQuantizers(groups, schemes, placement, ChainMap(dict(plan.ranges), aliases)),
-        common.RemoveUnusedNodesPass(),
-        IsolateFloat(low),
-        SeparateActivations(low),
-        common.RemoveUnusedNodesPass(),
-        common.TopologicalSortPass(),
-        common.ClearMetadataAndDocStringPass(),
-    )
+    copy = _passed(model.clone(), folded)
+    copy = _emulated(copy, schemes, plan) if form.emulates else _coded(copy, low, schemes, plan, form)
+    copy = _passed(copy, common.TopologicalSortPass(), common.ClearMetadataAndDocStringPass())
     copy.producer_name, copy.producer_version = "fewbits", __about__.VERSION
     copy.metadata_props["fewbits.plan_for"] = plan.model_sha256
     return _written(copy, outputs)
 
 
-def _low(graph: Graph, plan: Plan) -> dict[str, Group]:
+def _emulated(copy: ir.Model, schemes: Mapping[str, Scheme], plan: Plan) -> ir.Model:
+    """`copy` as a float model that rounds."""
+    groups = {made.name: made for made in group(graph_of(copy))}
+    return _passed(copy, EmulateRounding(groups, schemes, plan.ranges), common.RemoveUnusedNodesPass())
+
+
+def _coded(
+    copy: ir.Model, low: Mapping[str, Group], schemes: Mapping[str, Scheme], plan: Plan, form: Dialect
+) -> ir.Model:
+    """`copy` with codes and casts, in the form that a runtime wants."""
+    static = {name: made for name, made in low.items() if schemes[name].is_static}
+    lower = MatMulToGemm(static if form.gemm else {})
+    copy = _passed(copy, lower, common.RemoveUnusedNodesPass())
+    lowered = graph_of(copy)
+    groups = {made.name: made for made in group(lowered)}
+    placement = place(lowered, tuple(groups.values()), schemes, repeats=form.repeats)
+    aliases = {new: plan.ranges[old] for new, old in lower.aliases.items() if old in plan.ranges}
+    return _passed(
+        copy,
+        StoreWeights(schemes, blocks=form.blocks),
+        InsertQuantizers(
+            groups, {name: schemes[name] for name in static}, placement, ChainMap(dict(plan.ranges), aliases)
+        ),
+        CastOperands(groups, schemes),
+        SpreadCasts([node for made in groups.values() for node in made.nodes], _endless(lowered)),
+        CancelCasts(),
+        common.RemoveUnusedNodesPass(),
+        *((IsolateFloat(static), SeparateActivations(static)) if form.isolates else ()),
+        common.RemoveUnusedNodesPass(),
+        RaiseOpset(),
+    )
+
+
+def _low(graph: Graph, plan: Plan, form: Dialect) -> dict[str, Group]:
     groups = {made.name: made for made in group(graph)}
     unknown = sorted(plan.low - set(groups))
     if unknown:
         raise PlanError(f"the plan names groups that the model does not have: {', '.join(unknown[:5])}")
     low = {name: made for name, made in groups.items() if name in plan.low}
     for name, made in low.items():
-        reason = "it is a transposed convolution" if made.kind is Kind.CONV_TRANSPOSE else obstacle(graph, made)
+        reason = obstacle(graph, made, plan.scheme(name), gives_floats=form.emulates)
         if reason:
             raise PlanError(f"the plan has {name} in {plan.scheme(name)}, but {reason}; set it to fp32")
     return low
+
+
+def _endless(graph: Graph) -> list[str]:
+    return [name for name, tensor in graph.tensors.items() if not tensor.finite]
 
 
 def _holds_norm(graph: Graph, made: Group) -> bool:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from fewbits.data.batches import Array, Arrays, Batch
 from fewbits.errors import PlanError
 from fewbits.graph import Graph, Tensor
+from fewbits.grouping import Group
 from fewbits.models.onnx_convert import convert
 from fewbits.models.onnx_finite import check_weights
 from fewbits.models.onnx_graph import graph_of, tensor_of
@@ -22,7 +23,8 @@ from fewbits.models.onnx_names import array_of
 from fewbits.models.onnx_normalise import normalised
 from fewbits.models.onnx_observe import observe
 from fewbits.models.onnx_read import check, check_size, read_bytes, read_file
-from fewbits.models.protocol import Artifact
+from fewbits.models.onnx_region import regions
+from fewbits.models.protocol import Artifact, Regions
 from fewbits.plan import Plan
 
 
@@ -92,6 +94,11 @@ class OnnxModel:
         """See Model.observe."""
         return observe(self._model, self.graph, batches, tensors)
 
+    def regions(self, groups: Sequence[Group], shapes: Mapping[str, tuple[int, ...]]) -> Regions:
+        """See Model.regions."""
+        content, inputs = regions(self._model, groups, shapes)
+        return Regions(OnnxModel.from_bytes(content), inputs)
+
     def original(self) -> Artifact:
         """The model as it was given, external data included."""
         return Artifact(self.content)
@@ -105,7 +112,8 @@ class OnnxModel:
         if plan.model_sha256 != self.sha256:
             raise PlanError(
                 f"the plan was made for another model ({plan.model_sha256[:12]}, not {self.sha256[:12]}); "
-                "tune this model, or convert the file that the plan was made for"
+                "tune this model, convert the file that the plan was made for, or apply it anyway with --force "
+                "(force=True)"
             )
         if not plan.low:
             return self.original()

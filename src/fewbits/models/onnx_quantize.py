@@ -16,6 +16,7 @@ import onnx_ir as ir
 from fewbits.errors import PlanError
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.numerics.affine import Affine, asymmetric, symmetric
+from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme, integer
 from fewbits.grouping import Group
 from fewbits.models.onnx_absorb import absorbed, absorbed_ranges
@@ -60,11 +61,11 @@ class InsertQuantizers(ir.passes.InPlacePass):
         weights = WeightWriter(model, names)
         for name, scheme in self._schemes.items():
             group = self._groups[name]
-            if group.weight and scheme.weight is not None and scheme.activation is not None:
-                activation = _affine(group.operands[0], integer(scheme.activation), ranges)
-                weights.quantize(nodes[name], scheme.weight, _output_axis(nodes[name]), float(activation.scale))
+            if group.weight and isinstance(scheme.weight, ScaledFormat) and scheme.activation is not None:
+                activation = affine_of(group.operands[0], integer(scheme.activation), ranges)
+                weights.quantize(nodes[name], scheme.weight, output_axis(nodes[name]), float(activation.scale))
         wanted = [*self._placement.writes.items(), *((name, f) for (_, name), f in self._placement.reads.items())]
-        affines = {(name, format): _affine(name, format, ranges) for name, format in wanted}
+        affines = {(name, format): affine_of(name, format, ranges) for name, format in wanted}
         pairs = {
             (name, format): _pair(model, names, values[name], name, affine)
             for (name, format), affine in affines.items()
@@ -103,7 +104,8 @@ def _absorb(value: ir.Value, affine: Affine) -> None:
             use.node.replace_input_with(use.idx, activation.inputs[0])
 
 
-def _affine(tensor: str, format: IntFormat, ranges: Mapping[str, tuple[float, float]]) -> Affine:
+def affine_of(tensor: str, format: IntFormat, ranges: Mapping[str, tuple[float, float]]) -> Affine:
+    """Scale and zero point of `tensor` in `format`. Raises PlanError if `ranges` has no range for it."""
     if tensor not in ranges:
         raise PlanError(f"the plan has no range for the tensor {tensor}; tune again, or calibrate with this model")
     low, high = ranges[tensor]
@@ -127,7 +129,7 @@ def _pair(model: ir.Model, names: Names, value: ir.Value, tensor: str, affine: A
     return decoder.outputs[0]
 
 
-def _output_axis(node: ir.Node) -> int:
+def output_axis(node: ir.Node) -> int:
     """The axis of a weight that counts output channels."""
     transposed = "transB" in node.attributes and node.attributes["transB"].as_int()
     return 0 if node.op_type == "Conv" or transposed else 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from fewbits.data.batches import Array, Arrays, Batch
 from fewbits.graph import Graph, Tensor
+from fewbits.grouping import Group
 from fewbits.plan import Plan
 
 
@@ -22,6 +23,15 @@ class Artifact:
     def size(self) -> int:
         """Bytes on disk."""
         return len(self.content)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Groups cut out of a model. `inputs`: name of the cut-out model's input → the tensor of the whole model whose
+    values it takes."""
+
+    model: Model
+    inputs: Mapping[str, str]
 
 
 class Model(Protocol):
@@ -52,6 +62,9 @@ class Model(Protocol):
 
     def observe(self, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
         """The values that `tensors` of the original model take, one mapping per batch."""
+
+    def regions(self, groups: Sequence[Group], shapes: Mapping[str, tuple[int, ...]]) -> Regions:
+        """`groups` side by side as a model of their own; `shapes` gives the shape of each operand in one call."""
 
     def original(self) -> Artifact:
         """The model as it was given."""

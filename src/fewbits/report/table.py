@@ -39,3 +39,8 @@ def table(
 def paragraph(text: str, hang: str = "", width: int = WIDTH) -> list[str]:
     """The lines of `text`, wrapped at `width`, all but the first indented by `hang`."""
     return textwrap.wrap(text, width, subsequent_indent=hang, break_on_hyphens=False)
+
+
+def heading(text: str) -> str:
+    """`text` underlined."""
+    return f"{text}\n{'-' * len(text)}"

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from statistics import median
 
-from fewbits.formats.scheme import FP32, INT8_STATIC
+from fewbits.formats.scheme import FP32
 from fewbits.measurement import Comparison, Interval, Latency
 from fewbits.outcome import Outcome
 from fewbits.record import Accuracy, GroupRow, RunRecord
+from fewbits.report.labels import scheme_labels
+from fewbits.report.predicted import predicted_row
+from fewbits.report.search_text import front, matter_most, plans, runtimes
 from fewbits.report.spread import median_interval
-from fewbits.report.table import paragraph, table
+from fewbits.report.table import heading, paragraph, table
 from fewbits.report.words import (
     bounds,
     microseconds,
@@ -32,9 +35,13 @@ def render(record: RunRecord) -> str:
         [summary(record).rstrip("\n")],
         _settings(record),
         _splits(record),
+        runtimes(record),
+        plans(record),
+        front(record),
+        _trials(record),
+        matter_most(record),
         _kernels(record),
         _groups(record),
-        _trials(record),
         _machine(record),
         _notes(record),
     ]
@@ -71,6 +78,8 @@ def _comparison_rows(record: RunRecord) -> list[tuple[str, str, str, str]]:
         rows.append(_accuracy_row(record.accuracy))
     if record.latency is not None:
         rows += _latency_rows(record.latency)
+    if record.predicted:
+        return [*rows, *map(predicted_row, record.predicted)]
     if record.outcome is Outcome.MET or record.accuracy is not None or not rows:
         rows.append(_size_row(record.original_bytes, record.tuned_bytes))
     return rows
@@ -124,6 +133,8 @@ def _how_measured(record: RunRecord) -> str:
     text = "[low, high] are 95 % intervals."
     if record.accuracy is not None:
         text += f" {_accuracy_text(record.accuracy, own_data=record.splits.acceptance == 0)}"
+    if record.predicted:
+        text += f" Costs are predicted by models of hardware ({record.target}), not measured."
     if record.latency is not None:
         text += f" Latency: {record.latency.how}."
         held = min(_spread(latency).confidence for latency in record.latency.latencies.values())
@@ -172,20 +183,20 @@ def _kernels(record: RunRecord) -> list[str]:
 def _groups(record: RunRecord) -> list[str]:
     if not record.groups:
         return []
-    labels = _scheme_labels(row.scheme for row in record.groups)
+    labels = scheme_labels(row.scheme for row in record.groups)
     reasons = {
         reason: number
         for number, reason in enumerate(dict.fromkeys(row.reason for row in record.groups if row.reason), 1)
     }
-    headers = ("group", "scheme", "sens.", "fp32 us", "int8 us", "kernel", "ran in", "why")
+    headers = ("group", "scheme", "sens.", "fp32 us", "low us", "kernel", "ran in", "why")
     rows = [_group_row(row, labels, reasons) for row in record.groups]
     low = sum(row.scheme != str(FP32) for row in record.groups)
-    lines = [_heading(f"Groups ({low} of {len(record.groups)} in low precision)")]
+    lines = [heading(f"Groups ({low} of {len(record.groups)} in low precision)")]
     lines += table(headers, rows, right=(2, 3, 4))
     lines.append("")
     lines += paragraph(
         "sens.: relative output error that the low-precision form of this group alone causes. "
-        "us: microseconds per call. -: not measured on its own."
+        "us: microseconds per call in the whole model. -: not measured on its own."
     )
     for label, scheme in ((label, scheme) for scheme, label in labels.items() if label != scheme):
         lines += paragraph(f"{label}: {scheme}")
@@ -207,14 +218,6 @@ def _group_row(row: GroupRow, labels: Mapping[str, str], reasons: Mapping[str, i
     )
 
 
-def _scheme_labels(schemes: Iterable[str]) -> dict[str, str]:
-    """Scheme to a label that fits a column: ``fp32``, ``int8`` for the usual one, then ``int8-2``, ``int8-3``, …"""
-    known = {str(FP32): str(FP32), str(INT8_STATIC): "int8"}
-    found = dict.fromkeys(schemes)
-    others = [scheme for scheme in found if scheme not in known]
-    return {scheme: known[scheme] if scheme in known else f"int8-{others.index(scheme) + 2}" for scheme in found}
-
-
 def _trials(record: RunRecord) -> list[str]:
     if not record.trials:
         return []
@@ -226,13 +229,14 @@ def _trials(record: RunRecord) -> list[str]:
             f"{significant(trial.loss * 100)}%" if relative else significant(trial.loss),
             "yes" if trial.within else "no",
             str(trial.reverted),
+            str(trial.samples) if trial.samples else "-",
             readable_time(trial.seconds),
             trial.what,
         )
         for trial in record.trials
     ]
-    headers = ("trial", "score", "loss", "within", "in fp32", "time", "what")
-    return [_heading("Trials"), *table(headers, rows, right=(0, 1, 2, 4, 5))]
+    headers = ("trial", "score", "loss", "within", "in fp32", "samples", "time", "what")
+    return [heading("Trials"), *table(headers, rows, right=(0, 1, 2, 4, 5, 6))]
 
 
 def _machine(record: RunRecord) -> list[str]:
@@ -250,12 +254,8 @@ def _machine(record: RunRecord) -> list[str]:
 
 def _notes(record: RunRecord) -> list[str]:
     lines = [line for note in record.notes for line in paragraph(f"- {note}", hang="  ")]
-    return [_heading("Notes"), *lines] if lines else []
-
-
-def _heading(text: str) -> str:
-    return f"{text}\n{'-' * len(text)}"
+    return [heading("Notes"), *lines] if lines else []
 
 
 def _listed(title: str, rows: Iterable[tuple[str, str]]) -> list[str]:
-    return [_heading(title), *table(("", ""), list(rows))[1:]]
+    return [heading(title), *table(("", ""), list(rows))[1:]]

@@ -1,30 +1,44 @@
-"""What a search strategy sees and says: trials in, the next one out. No model, no data."""
+"""What a search strategy sees and says: predicted plans and trials in, the next trial out. No model, no data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
-from fewbits.sensitivity.table import SensitivityTable
+from fewbits.search.allocation import Choice
 
 State = TypeVar("State")
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One full evaluation: the groups that were back in fp32, and whether the loss was within the budget."""
+class Rung:
+    """A plan on the predicted front: group → scheme text, its predicted harm, and its predicted cost."""
 
-    reverted: frozenset[str]
+    choice: Choice
+    harm: float
+    cost: float
+
+
+Ladder = Sequence[Rung]
+"""The front from the fastest plan to the safest; the last rung is the original."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One evaluation: the place of the plan on the ladder, its loss in the budget's unit, and whether that was within
+    the budget."""
+
+    place: int
     loss: float
     within: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The next plan to evaluate: these groups back in fp32. `why` says what it is good for."""
+    """The next plan to evaluate, by its place on the ladder. `why` says what it is good for."""
 
-    reverted: frozenset[str]
+    place: int
     why: str
 
 
@@ -37,15 +51,16 @@ class Finished:
     found: bool
 
 
-class Strategy(Protocol, Generic[State]):
-    """Decides on the next trial from the table and the trials so far, deterministically, so that a
-    resumed run goes the same way."""
+class Strategy(Protocol[State]):
+    """Decides on the next trial from the ladder and the trials so far, deterministically, so that a resumed run goes
+    the same way."""
 
-    def init(self, table: SensitivityTable) -> State:
-        """What is worked out once."""
+    def init(self, ladder: Ladder, budget: float) -> State:
+        """What is worked out once; `budget` is the allowed loss in its own unit."""
 
     def propose(self, state: State, history: Sequence[Trial]) -> Attempt | Finished:
-        """The next trial. `history` starts with the trial in which nothing is reverted."""
+        """The next trial. `history` starts with the trial of the first rung."""
 
-    def most(self, groups: int) -> int:
-        """The most trials that this strategy makes for so many groups."""
+    @property
+    def most(self) -> int:
+        """The most trials that this strategy makes."""

@@ -1,4 +1,4 @@
-"""What each group costs and gains when it alone leaves fp32."""
+"""What each group costs in accuracy when it alone leaves fp32."""
 
 from __future__ import annotations
 
@@ -7,13 +7,21 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Harm:
+    """Squared output error that a scheme of one group alone causes, relative to the squared output, with its standard
+    error (over samples; 0 where it was derived and not measured)."""
+
+    value: float
+    error: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class SensitivityTable:
-    """`harm`: group name → squared output error that its low form alone causes, relative to the
-    squared output. `gain`: group name → seconds per call that its low form saves (0 if not known)."""
+    """`harm`: group name → scheme text → harm."""
 
-    harm: Mapping[str, float]
-    gain: Mapping[str, float]
+    harm: Mapping[str, Mapping[str, Harm]]
 
-    def ranked(self) -> tuple[str, ...]:
-        """Group names, the most harmful first; equal harm in name order."""
-        return tuple(sorted(self.harm, key=lambda name: (-self.harm[name], name)))
+    @property
+    def values(self) -> Mapping[str, Mapping[str, float]]:
+        """The harms without their errors."""
+        return {name: {scheme: one.value for scheme, one in schemes.items()} for name, schemes in self.harm.items()}

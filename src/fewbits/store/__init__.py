@@ -7,6 +7,7 @@ A run is a directory:
 ``trials.jsonl``   the journal: one line per finished step, flushed as it ends
 ``plan.json``      the plan that won
 ``model.onnx``     the model to serve
+``model.xml``      the same for OpenVINO, with ``model.bin``, where it serves
 ``best.onnx``      the closest model, where the budget could not be reached,
                    with its plan in ``best_plan.json``
 ``report.txt``     the report for people

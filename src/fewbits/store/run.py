@@ -31,6 +31,8 @@ class RunFile(StrEnum):
     TRIALS = "trials.jsonl"
     PLAN = "plan.json"
     MODEL = "model.onnx"
+    IR = "model.xml"
+    IR_WEIGHTS = "model.bin"
     BEST = "best.onnx"
     BEST_PLAN = "best_plan.json"
     REPORT = "report.txt"

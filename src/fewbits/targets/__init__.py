@@ -11,30 +11,65 @@ from fewbits.errors import TargetError
 if TYPE_CHECKING:
     from fewbits.targets.protocol import Target
 
-TARGETS: Final = ("onnxruntime:cpu",)
+TARGETS: Final = ("onnxruntime:cpu", "openvino:cpu")
 """The names that `open_target` knows, besides ``auto``."""
+
+
+SIMULATED: Final = "simulated"
+"""What names of targets begin with, before a colon and a cost model, whose hardware is not at hand."""
+
+_WITH: Final = {"openvino": "'fewbits[openvino]'"}
 
 
 def open_target(text: str = "auto", threads: int = 0) -> Target:
     """The runtime that `text` names, with `threads` threads (0: every core that this process may use).
 
-    ``auto`` is the best installed one; ``onnxruntime`` is short for ``onnxruntime:cpu``.
+    ``auto`` is the first of `installed`; ``onnxruntime`` is short for ``onnxruntime:cpu``. ``simulated:mpic`` is the
+    hardware that the cost model ``mpic`` describes (see `fewbits.costs.plugins.cost_model`), emulated.
 
     Raises:
         TargetError: an unknown name, or a runtime that is not installed.
-        UsageError: more threads than cores.
+        UsageError: more threads than cores, or an unknown cost model.
+        ToolError: a plug-in's cost model cannot be loaded.
     """
-    name = {"auto": TARGETS[0], "onnxruntime": TARGETS[0]}.get(text, text)
+    if is_simulated(text):
+        from fewbits.targets.simulated import Simulated  # noqa: PLC0415
+
+        return Simulated.of(text.partition(":")[2], threads)
+    name = installed()[0] if text == "auto" else {one.partition(":")[0]: one for one in TARGETS}.get(text, text)
     if name not in TARGETS:
         near = get_close_matches(text, TARGETS, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise TargetError(f"unknown target {text!r}; choose auto or {', '.join(TARGETS)}{hint}")
-    if find_spec("onnxruntime") is None:
-        raise TargetError("the target onnxruntime:cpu needs the package onnxruntime: pip install onnxruntime")
-    # The runtime is imported when it is opened, so that `import fewbits` stays light.
+        raise TargetError(
+            f"unknown target {text!r}; choose auto or {', '.join(TARGETS)}, or "
+            f"{SIMULATED}:MODEL with a cost model such as mpic{hint}"
+        )
+    package = name.partition(":")[0]
+    if find_spec(package) is None:
+        raise TargetError(f"the target {name} needs the package {package}: pip install {_WITH.get(package, package)}")
+    # A runtime is imported when it is opened, so that `import fewbits` stays light.
+    if package == "openvino":
+        from fewbits.targets.openvino import OpenVino  # noqa: PLC0415
+
+        return OpenVino.of(threads)
     from fewbits.targets.onnxruntime import OnnxRuntime  # noqa: PLC0415
 
     return OnnxRuntime.of(threads)
 
 
-__all__ = ["TARGETS", "open_target"]
+def open_targets(text: str = "auto", threads: int = 0) -> tuple[Target, ...]:
+    """Every installed runtime for ``auto``, else the one that `text` names. Raises as `open_target`."""
+    return tuple(open_target(name, threads) for name in (installed() if text == "auto" else (text,)))
+
+
+def is_simulated(text: str) -> bool:
+    """Whether the target that `text` names is hardware that is not at hand: it emulates, and costs are predicted."""
+    return text.partition(":")[0] == SIMULATED
+
+
+def installed() -> tuple[str, ...]:
+    """The names of the targets whose runtime is installed; the first of all where none is."""
+    return tuple(name for name in TARGETS if find_spec(name.partition(":")[0]) is not None) or TARGETS[:1]
+
+
+__all__ = ["SIMULATED", "TARGETS", "installed", "is_simulated", "open_target", "open_targets"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,17 +14,20 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from fewbits.data.batches import Arrays
 from fewbits.errors import DataError, ModelError
+from fewbits.formats.scheme import BF16, FP16, INT4_BLOCKS, INT8_BLOCKS, INT8_DYNAMIC
 from fewbits.graph import Graph
 from fewbits.grouping import Group
 from fewbits.machine import Machine
 from fewbits.models.protocol import Artifact
 from fewbits.space import Menu
-from fewbits.targets.onnxruntime_menu import menu
+from fewbits.targets.menu import menu
 from fewbits.targets.onnxruntime_readback import readback
 from fewbits.targets.probe import checked_threads, this_machine
 from fewbits.targets.protocol import Executed
 
 _ERRORS_ONLY = 3
+_FATAL_ONLY = 4
+_SCHEMES = (BF16, FP16, INT8_DYNAMIC, INT8_BLOCKS, INT4_BLOCKS)
 _LOAD_ERRORS = (
     states.Fail,
     states.InvalidArgument,
@@ -84,12 +87,16 @@ class OnnxRuntime:
         return this_machine(("fewbits", "onnxruntime", "onnx", "onnx-ir", "numpy"))
 
     def menu(self, graph: Graph, group: Group) -> Menu:
-        """What `group` may become here."""
-        return menu(graph, group)
+        """What can be asked for `group` here."""
+        return menu(graph, group, _SCHEMES)
 
     def open(self, artifact: Artifact) -> OnnxRuntimeSession:
         """Load `artifact`. Raises ModelError with the runtime's own words."""
         return self._opened(artifact, self._options())
+
+    def files(self, artifact: Artifact) -> Mapping[str, bytes]:
+        """None: ONNX is its own form."""
+        return {}
 
     def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
         """See Target.executed: the optimised graph gives the nodes, the profile their types and times."""
@@ -97,6 +104,8 @@ class OnnxRuntime:
             options = self._options()
             options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
             options.enable_profiling = True
+            # A model that does not load is no news here, and the profile that was not written even less.
+            options.log_severity_level = _FATAL_ONLY
             options.profile_file_prefix = str(Path(folder) / "profile")
             opened = self._opened(artifact, options)
             for _ in range(calls):

@@ -24,7 +24,7 @@ from pydantic import TypeAdapter
 
 from fewbits.formats.granularity import Tensor
 from fewbits.formats.integer import INT8
-from fewbits.formats.scaled import ScaledFormat
+from fewbits.formats.scaled import Format, ScaledFormat
 from fewbits.formats.scheme import FP32, INT8_STATIC, UINT8_TENSOR, Scheme, integer
 from fewbits.targets.runtime_probe import DotProduct, ProbeModel, RuntimeProbe
 
@@ -84,7 +84,7 @@ class _Parts:
         self.constants.append(numpy_helper.from_array(value, name))
         return name
 
-    def add_activation(self, tensor: str, operand: ScaledFormat | None) -> str:
+    def add_activation(self, tensor: str, operand: Format | None) -> str:
         """`tensor`, or what it is after Q/DQ."""
         if operand is None:
             return tensor
@@ -95,11 +95,11 @@ class _Parts:
         quantized = self.add_node("QuantizeLinear", [tensor, *parameters], f"{tensor}_q")
         return self.add_node("DequantizeLinear", [quantized, *parameters], f"{tensor}_dq")
 
-    def add_weight(self, name: str, weight: NDArray[np.float32], operand: ScaledFormat | None, axis: int) -> str:
+    def add_weight(self, name: str, weight: NDArray[np.float32], operand: Format | None, axis: int) -> str:
         """`weight` as it is, or its codes and a DQ; scales along `axis` where the operand wants them per channel."""
         if operand is None:
             return self.add_constant(name, weight)
-        per_tensor = operand.granularity == Tensor()
+        per_tensor = isinstance(operand, ScaledFormat) and operand.granularity == Tensor()
         others = tuple(other for other in range(weight.ndim) if per_tensor or other != axis)
         scale = np.abs(weight).max(axis=others, keepdims=True) / 127
         codes = np.rint(weight / scale) + _zero(operand)
@@ -114,11 +114,11 @@ class _Parts:
         return self.add_node("DequantizeLinear", inputs, name, **({} if per_tensor else {"axis": axis}))
 
 
-def _zero(operand: ScaledFormat) -> int:
+def _zero(operand: Format) -> int:
     return 0 if integer(operand).signed else 128
 
 
-def _dtype(operand: ScaledFormat) -> type[np.integer]:
+def _dtype(operand: Format) -> type[np.integer]:
     return np.int8 if integer(operand).signed else np.uint8
 
 

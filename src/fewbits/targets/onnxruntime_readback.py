@@ -8,19 +8,18 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import onnx
 
-from fewbits.targets.protocol import Executed
+from fewbits.targets.protocol import Executed, usual
 
 _DROPPED_CALLS = 2
 _NAMES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "double": "fp64"}
 _INTEGERS = ("uint8", "int8")
 _RENAMED = re.compile(r"(_token_\d+|_nchwc|_nhwc|/duplicated|/MatMulScaleFusion/?|/MatMulAddFusion/?)+$")
 """What the optimiser hangs behind the name of the node, or of the tensor, that a new node stands for."""
-_BOUNDARIES = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_BOUNDARIES = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _CONTROL = frozenset({"If", "Loop", "Scan"})
 
 
@@ -32,7 +31,7 @@ class _Timed:
 
 
 def readback(optimised: Path, profile: Path) -> tuple[Executed, ...]:
-    """One entry per node of the `optimised` model, in order, with the median time of the calls in `profile`.
+    """One entry per node of the `optimised` model, in order, with the usual time of the calls in `profile`.
 
     The profile names nodes by an index that the saved model does not have. Both list the nodes in
     execution order, so the n-th node of an operator in one is the n-th of that operator in the other.
@@ -60,7 +59,7 @@ def readback(optimised: Path, profile: Path) -> tuple[Executed, ...]:
                 kernel=kernel,
                 precision=precision(node.op_type, entry.types),
                 outputs=tuple(node.output),
-                seconds=median(calls) / 1e6 if calls else 0.0,
+                seconds=usual(calls) / 1e6 if calls else 0.0,
             )
         )
     return tuple(found)

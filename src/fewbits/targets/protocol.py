@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
@@ -20,7 +20,7 @@ class Executed:
     """One node as the runtime really ran it.
 
     `outputs` are tensor names of the opened model, the link back to groups; `seconds` is the
-    median over the profiled calls, 0 where it was not profiled.
+    `usual` time over the profiled calls, 0 where it was not profiled.
     """
 
     name: str
@@ -28,6 +28,17 @@ class Executed:
     precision: str
     outputs: tuple[str, ...]
     seconds: float = 0.0
+
+
+def usual(times: Sequence[float]) -> float:
+    """The lower quartile of `times`: what else runs on a machine only ever adds to the time of a node.
+
+    Raises ValueError on nothing.
+    """
+    ordered = sorted(times)
+    if not ordered:
+        raise ValueError("no times to choose from")
+    return ordered[(len(ordered) - 1) // 4]
 
 
 class Session(Protocol):
@@ -64,5 +75,8 @@ class Target(Protocol):
     def open(self, artifact: Artifact) -> Session:
         """Load `artifact`. Raises ModelError if the runtime refuses it."""
 
+    def files(self, artifact: Artifact) -> Mapping[str, bytes]:
+        """`artifact` in the runtime's own form, by file suffix; empty if that is ONNX."""
+
     def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
-        """Every node that ran: kernel, precision, and median seconds over `calls` profiled calls."""
+        """Every node that ran: kernel, precision, and usual seconds over `calls` profiled calls."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from fewbits.budget import Budget
 from fewbits.errors import MetricError
 from fewbits.evaluation import Direction, Scores
 from fewbits.measurement import Comparison, Interval
 from fewbits.outcome import Outcome
-from fewbits.record import Accuracy
+from fewbits.record import Accuracy, PredictedCost
 from fewbits.verify.paired import difference_interval, mean_interval
+
+_ONE_ERROR: Final = 0.6827
+"""Confidence of an interval that reaches one standard error to both sides."""
 
 
 class Objective(StrEnum):
@@ -64,6 +68,22 @@ def holds_for_sure(accuracy: Accuracy) -> bool:
     return _budget(accuracy).holds(accuracy.loss.high)
 
 
+def likely_holds(original: Scores, tuned: Scores, budget: Budget, direction: Direction) -> bool:
+    """Whether the loss and one standard error of it are within `budget`; what has no per-sample scores says nothing of
+    its error, so that the loss alone counts.
+
+    `tuned` may have scored the first samples of `original` alone. Whoever picks the cheapest of several plans picks
+    those whose loss happens to be low: without a margin, every second one would miss a budget that it just held.
+    """
+    if not budget.holds(budget.loss(original, tuned, direction)):
+        return False
+    if not tuned.per_sample:
+        return True
+    before = original.per_sample[: len(tuned.per_sample)]
+    pair = (before, tuned.per_sample) if direction is Direction.HIGHER else (tuned.per_sample, before)
+    return budget.holds(difference_interval(*pair, _ONE_ERROR).high / budget.scale(original))
+
+
 def speedup(comparison: Comparison, name: str) -> Interval:
     """The paired speedup of candidate `name` over the baseline. Raises KeyError if it was not timed."""
     return comparison.speedups[name]
@@ -82,11 +102,31 @@ def verdict(
     A loss beyond the budget is ``budget_unreachable``; no sure gain on the objective is ``kept_original``;
     else ``met``. The budget is held against the measured loss; the reason says if its interval reaches beyond.
     """
+    return _verdict(accuracy, *_GAINS[objective](gain, original_bytes, tuned_bytes))
+
+
+def predicted_verdict(accuracy: Accuracy, cost: PredictedCost) -> Verdict:
+    """The outcome of a tuned model whose cost is predicted: as `verdict`, with a prediction in the place of a figure.
+
+    Where the original has no predicted cost, every plan within the budget is a gain: it can run there.
+    """
+    return _verdict(accuracy, *_predicted_gain(cost))
+
+
+def _predicted_gain(cost: PredictedCost) -> tuple[bool, str]:
+    figure = f"The tuned model has {cost.tuned:.4g} {cost.unit} by prediction of {cost.model}"
+    if cost.original < 0:
+        return True, f"{figure}, which has no cost for the original."
+    if cost.tuned >= cost.original:
+        return False, f"{figure}, against {cost.original:.4g} of the original: no gain."
+    return True, f"{figure}, {cost.original / cost.tuned:.2f}x less than the original's {cost.original:.4g}."
+
+
+def _verdict(accuracy: Accuracy, better: bool, what: str) -> Verdict:
     if not holds(accuracy):
         return Verdict(
             Outcome.BUDGET_UNREACHABLE, f"{_loss_text(accuracy)}, more than the allowed {_budget(accuracy)}."
         )
-    better, what = _GAINS[objective](gain, original_bytes, tuned_bytes)
     if not better:
         return Verdict(Outcome.KEPT_ORIGINAL, what)
     return Verdict(

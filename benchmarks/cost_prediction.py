@@ -1,0 +1,197 @@
+"""How well costs of single groups foretell whole plans: ``python benchmarks/cost_prediction.py [--only NAME]``.
+
+For each model of the set and each runtime: the cost table, corrected by the plans that tuning begins with; then plans
+drawn at random (each with its own share of groups in each scheme that the runtime runs), predicted and timed end to
+end, one process each in rotating blocks. Writes ``benchmarks/results/cost_prediction.json``: predicted and measured
+seconds of every plan, and their rank correlation (Spearman) before and after the correction. The plans that are
+predicted had no part in the correction. ``--quick`` is a smoke run: few plans, nothing stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import ConfigDict, TypeAdapter
+from scipy.stats import spearmanr
+
+import minilm
+import results
+from fewbits.benchmark import Candidate, compare
+from fewbits.budget import Budget
+from fewbits.console import stderr_progress
+from fewbits.costs.correction import Correction
+from fewbits.costs.place import default_path
+from fewbits.flow.allocating import Costing
+from fewbits.flow.calibrate import calibrate
+from fewbits.flow.floats import time_floats
+from fewbits.flow.job import Job, Wish
+from fewbits.flow.placing import place
+from fewbits.flow.pricing import price
+from fewbits.flow.scratch import scratch_folder
+from fewbits.flow.setup import Request, open_request
+from fewbits.flow.site import Site
+from fewbits.formats.scheme import FP32, Scheme
+from fewbits.plan import Plan
+from fewbits.progress import Progress
+from fewbits.store import Run
+from fewbits.targets import TARGETS
+from fewbits.targets.probe import this_machine
+from fewbits.verify.acceptance import Objective
+from suite import SUITE, THREADS, Member
+
+PLANS = 12
+FILE = results.FOLDER / "cost_prediction.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """One random plan: groups in each scheme, and seconds per call as the table predicts them, as the corrected table
+    does, and as they were measured."""
+
+    schemes: dict[str, int]
+    plain: float
+    corrected: float
+    measured: float
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model on one runtime; the correlations are over `plans`, none of which the correction was made from."""
+
+    name: str
+    title: str
+    target: str
+    regions: int
+    begun_with: int
+    plain: float
+    corrected: float
+    plans: tuple[Foretold, ...]
+    taken: results.Taken
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+ROWS = TypeAdapter(tuple[Row, ...])
+
+
+def measure(member: Member, target: str, folder: Path, count: int, progress: Progress) -> Row:
+    """`count` random plans of `member` on `target`."""
+    request = Request(
+        data=member.data(folder),
+        calibration=member.calibration(folder),
+        evaluate="cosine",
+        higher_is_better=None,
+        budget=Budget.parse(1.0),
+        objective=Objective.LATENCY,
+        target=target,
+        threads=THREADS,
+        batch=1,
+        calibration_method="minmax",
+        rules=(),
+        images=None,
+        seed=0,
+        cache=default_path({}, Path.home()),
+    )
+    with scratch_folder() as scratch:
+        opened = open_request(member.model(folder), request, progress)
+        job = opened.job(Run.in_memory().journal, scratch, progress)
+        job = replace(job, sites=price(job))
+        (site,) = job.sites
+        ranges = calibrate(job)["minmax"]
+        placed = place(job, time_floats(job), lambda one, asked: job.plan(one, asked, ranges, "minmax"))
+        correction = placed.correction(job, site)
+        plans = [_drawn(job, site, ranges, seed) for seed in range(count)]
+        measured = _timed(job, site, plans, progress)
+        costing = Costing(job, site)
+        foretold = tuple(
+            _foretold(costing, plan, seconds, correction) for plan, seconds in zip(plans, measured, strict=True)
+        )
+    return Row(
+        name=member.name,
+        title=member.title,
+        target=target,
+        regions=site.costs.measured + site.costs.known,
+        begun_with=correction.plans,
+        plain=_rank([one.plain for one in foretold], measured),
+        corrected=_rank([one.corrected for one in foretold], measured),
+        plans=foretold,
+        taken=results.Taken.now(this_machine(results.PACKAGES)),
+    )
+
+
+def _drawn(job: Job, site: Site, ranges: dict[str, tuple[float, float]], seed: int) -> Plan:
+    """A plan whose schemes have shares of their own, so that plans differ in time as they would in a search."""
+    draw = random.Random(seed)
+    options = dict.fromkeys(str(scheme) for schemes in site.space.schemes.values() for scheme in schemes)
+    # fp16 and formats of weights alone, where they are many times slower, would hide what the others do.
+    weight = {option: draw.expovariate(1.0) * (1.0 if _common(option) else 0.05) for option in options}
+    asked = {}
+    for name in sorted(site.space.free):
+        offered = [str(scheme) for scheme in site.space.schemes[name]]
+        (option,) = draw.choices(offered, [weight[one] for one in offered])
+        if option != str(FP32):
+            asked[name] = Wish(Scheme.parse(option), "drawn")
+    return job.plan(site, asked, ranges, "minmax")
+
+
+def _common(option: str) -> bool:
+    scheme = Scheme.parse(option)
+    return scheme.is_fp32 or scheme.is_static or scheme.dynamic or option == "bf16"
+
+
+def _timed(job: Job, site: Site, plans: list[Plan], progress: Progress) -> list[float]:
+    candidates = [
+        Candidate(
+            f"plan {number}", job.candidate_file(f"plan_{number}", job.conversions.of(plan).content), site.name, THREADS
+        )
+        for number, plan in enumerate(plans)
+    ]
+    comparison = compare(candidates, job.inputs, rounds=6, looks=1, block_seconds=0.15, progress=progress)
+    baseline = comparison.latencies["plan 0"].median
+    ratios = [1.0, *(comparison.speedups[one.name].value for one in candidates[1:])]
+    return [baseline / ratio for ratio in ratios]
+
+
+def _foretold(costing: Costing, plan: Plan, measured: float, correction: Correction) -> Foretold:
+    choice = {name: str(plan.scheme(name)) for name in costing.names}
+    counts: dict[str, int] = {}
+    for option in choice.values():
+        counts[option] = counts.get(option, 0) + 1
+    plain = costing.seconds(Correction()).value(choice)
+    return Foretold(counts, plain, costing.seconds(correction).value(choice), measured)
+
+
+def _rank(predicted: list[float], measured: list[float]) -> float:
+    return float(spearmanr(predicted, measured).statistic)
+
+
+def read(path: Path = FILE) -> tuple[Row, ...]:
+    """The stored rows, none if there is no file."""
+    return ROWS.validate_json(path.read_bytes()) if path.is_file() else ()
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(description="Predicted against measured times of random plans.")
+    parser.add_argument("--dir", type=Path, default=minilm.CACHE, help="where models.py put them (%(default)s)")
+    parser.add_argument("--only", choices=tuple(SUITE), action="append", help="only this model; may be repeated")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="only this runtime; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="smoke run: four plans, nothing stored")
+    options = parser.parse_args()
+    for name in options.only or SUITE:
+        for target in options.target or TARGETS:
+            with stderr_progress() as progress:
+                row = measure(SUITE[name], target, options.dir, 4 if options.quick else PLANS, progress)
+            print(f"{row.title} on {target}: rank correlation {row.plain:.2f}, corrected {row.corrected:.2f}")
+            if not options.quick:
+                rows = {(one.name, one.target): one for one in read()} | {(row.name, row.target): row}
+                results.write(ROWS.dump_json(tuple(rows.values()), indent=1), FILE)
+
+
+if __name__ == "__main__":
+    main()

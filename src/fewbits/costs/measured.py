@@ -1,0 +1,205 @@
+"""Seconds per (group, scheme) on the target: groups that are the same to a runtime are measured once, ever.
+
+All regions that are still unknown are put side by side in one model per scheme, opened once and profiled: the
+runtime's own times say what the arithmetic takes and what getting in and out of the scheme takes, its own words which
+kernel ran in which precision. What a runtime does not load is found by halving. Times of regions that a runtime would
+fuse with their neighbours do not add up exactly (arXiv 2505.13060), so whole models correct the table afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from fewbits.attribution import assigned, share
+from fewbits.costs.cache import CostCache
+from fewbits.costs.key import RegionCost, RegionKey
+from fewbits.costs.signature import Shapes, fused, signature
+from fewbits.costs.table import CostTable
+from fewbits.data.batches import Arrays
+from fewbits.errors import DataError, ModelError, PlanError
+from fewbits.formats.floating import BF16
+from fewbits.formats.scheme import FP32, Scheme
+from fewbits.graph import Graph
+from fewbits.grouping import Group
+from fewbits.grouping import group as grouped
+from fewbits.models.protocol import Model
+from fewbits.plan import Choice, Plan
+from fewbits.progress import Progress
+from fewbits.targets.protocol import Executed, Target
+
+CLIFF: Final = 3.0
+"""So many times slower than fp32 is no choice but a trap: a reference kernel, or a conversion of everything."""
+_CALLS: Final = 16
+_LAYOUT: Final = ("Transpose", "Reorder", "Cast")
+_RANGE: Final = (-4.0, 4.0)
+
+Wanted = Mapping[str, Sequence[Scheme]]
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """What is measured and where: groups of `model` on `target`; `values` holds what their operands are in one call."""
+
+    model: Model
+    target: Target
+    groups: Sequence[Group]
+    values: Arrays
+    progress: Progress
+
+    @property
+    def graph(self) -> Graph:
+        """The model's graph."""
+        return self.model.graph
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes of the operands in one call."""
+        return {name: array.shape for name, array in self.values.items()}
+
+
+def cost_table(measuring: Measuring, wanted: Wanted, cache: CostCache) -> CostTable:
+    """The costs of every group in the schemes that `wanted` names for it, from `cache` as far as they are there."""
+    groups = [group for group in measuring.groups if group.name in wanted and _is_seen(group, measuring.values)]
+    keys = {(group.name, scheme): _key(measuring, group, scheme) for group in groups for scheme in wanted[group.name]}
+    known = dict(cache.get_many(set(keys.values())))
+    missing: dict[Scheme, dict[RegionKey, Group]] = {}
+    for group in groups:
+        for scheme in wanted[group.name]:
+            key = keys[group.name, scheme]
+            if key not in known:
+                missing.setdefault(scheme, {}).setdefault(key, group)
+    found = len(known)
+    measuring.progress.stage(f"measure costs on {measuring.target.name}", len(missing))
+    # fp32 first: what is a cliff is told by comparison with it.
+    for scheme in sorted(missing, key=lambda scheme: (not scheme.is_fp32, str(scheme))):
+        regions = missing[scheme]
+        known.update(_measured(measuring, scheme, regions))
+        # What looks like a cliff is looked at twice: something else may have run on the machine just then.
+        steep = {key: group for key, group in regions.items() if _judged(key, known[key], known) != known[key]}
+        for key, again in _measured(measuring, scheme, steep) if steep else ():
+            known[key] = min(known[key], again, key=lambda cost: cost.total)
+        for key in regions:
+            cache.put(key, known[key])
+        measuring.progress.advance(f"{scheme}: {len(regions)} regions")
+    costs: dict[str, dict[str, RegionCost]] = {}
+    for (name, scheme), key in keys.items():
+        costs.setdefault(name, {})[str(scheme)] = _judged(key, known[key], known)
+    return CostTable(measuring.target.name, costs, measured=len(known) - found, known=found)
+
+
+def _is_seen(group: Group, values: Arrays) -> bool:
+    return all(name in values and values[name].dtype == "float32" for name in group.operands)
+
+
+def _key(measuring: Measuring, group: Group, scheme: Scheme) -> RegionKey:
+    target, machine = measuring.target, measuring.target.machine
+    runtime = target.name.partition(":")[0]
+    return RegionKey(
+        op=measuring.graph.node[group.name].op,
+        signature=signature(measuring.graph, group, measuring.shapes),
+        scheme=str(scheme),
+        neighbours=fused(measuring.graph, group),
+        target=target.name,
+        target_version=f"{machine.versions.get(runtime, '')}; fewbits {machine.versions.get('fewbits', '')}",
+        cpu=machine.cpu,
+        features=" ".join(machine.features),
+        threads=target.threads,
+    )
+
+
+def _measured(
+    measuring: Measuring, scheme: Scheme, regions: Mapping[RegionKey, Group]
+) -> Iterator[tuple[RegionKey, RegionCost]]:
+    """Each region's cost, all in one model; where that fails, in two halves."""
+    try:
+        ran = _profiled(measuring, scheme, tuple(regions.values()))
+    except (ModelError, PlanError, DataError) as error:
+        if len(regions) == 1:
+            yield next(iter(regions)), _refused(" ".join(str(error).split())[:300])
+            return
+        items = list(regions.items())
+        for half in (items[: len(items) // 2], items[len(items) // 2 :]):
+            yield from _measured(measuring, scheme, dict(half))
+        return
+    for key, group in regions.items():
+        yield key, _priced(scheme, group, ran.get(group.name, ()))
+
+
+def _profiled(measuring: Measuring, scheme: Scheme, groups: Sequence[Group]) -> Mapping[str, Sequence[Executed]]:
+    cut = measuring.model.regions(groups, measuring.shapes)
+    graph = cut.model.graph
+    names = [*cut.inputs, *(tensor for node in graph.nodes for tensor in node.outputs)]
+    wanted = {one.name for one in groups}
+    plan = Plan(
+        cut.model.sha256,
+        {name: Choice(str(scheme), "to be measured") for name in sorted(wanted)},
+        dict.fromkeys(names, _RANGE) if scheme.is_static else {},
+        target=measuring.target.name,
+    )
+    inputs = {name: measuring.values[operand] for name, operand in cut.inputs.items()}
+    executed = measuring.target.executed(cut.model.converted(plan), inputs, _CALLS)
+    return assigned(graph, [one for one in grouped(graph) if one.name in wanted], executed)
+
+
+def _priced(scheme: Scheme, group: Group, nodes: Sequence[Executed]) -> RegionCost:
+    if not nodes:
+        return _refused("the runtime names no kernel for it")
+    main = share(group.name, nodes)
+    if not main.kernel:
+        if group.is_product:
+            return _refused("the runtime names no kernel for it")
+        # A joint that became one kernel with its conversions, under the name of one of them.
+        slowest = max(nodes, key=lambda node: node.seconds)
+        return RegionCost(0.0, main.seconds, 0.0, slowest.kernel, slowest.precision, "", _today())
+    place = next((index for index, node in enumerate(nodes) if node.kernel == main.kernel), 0)
+    arithmetic = [node for node in nodes if _computes(node)]
+    before = sum(node.seconds for node in nodes[:place] if not _computes(node))
+    after = sum(node.seconds for node in nodes[place:] if not _computes(node))
+    compute = sum(node.seconds for node in arithmetic)
+    # What a joint computes in depends on what it is fused with; between floats it says nothing.
+    as_asked = not group.is_product or _as_asked(scheme, main.precision)
+    refusal = "" if as_asked else f"the runtime ran it in {main.precision} ({main.kernel})"
+    return RegionCost(before, compute, after, main.kernel, main.precision, refusal, _today())
+
+
+def _computes(node: Executed) -> bool:
+    kernel = node.kernel.rpartition(".")[2]
+    return node.precision != "boundary" and not kernel.startswith(_LAYOUT)
+
+
+def _as_asked(scheme: Scheme, precision: str) -> bool:
+    """Whether what ran is what `scheme` says. A weight in codes alone says nothing about the arithmetic."""
+    if scheme.is_fp32 or scheme.is_weight_only:
+        return True
+    if scheme.is_cast:
+        return precision == ("bf16" if scheme.weight == BF16 else "fp16")
+    return precision == "int8"
+
+
+def _judged(key: RegionKey, cost: RegionCost, known: Mapping[RegionKey, RegionCost]) -> RegionCost:
+    """`cost`, refused if it is a cliff beside fp32."""
+    fields = (key.op, key.signature, str(FP32), key.neighbours, key.target, key.target_version, key.cpu, key.features)
+    float_cost = known.get(RegionKey(*fields, key.threads))
+    if cost.refusal or key.scheme == str(FP32):
+        return cost
+    if " ref" in cost.kernel:
+        return _with_refusal(cost, f"a reference kernel ran it ({cost.kernel})")
+    # Without getting in and out, which neighbours in the same scheme spare: a sum between codes has neither.
+    if float_cost is not None and cost.compute > CLIFF * float_cost.total > 0:
+        return _with_refusal(cost, f"{cost.compute / float_cost.total:.1f} times slower than fp32 ({cost.kernel})")
+    return cost
+
+
+def _with_refusal(cost: RegionCost, refusal: str) -> RegionCost:
+    return RegionCost(cost.entry, cost.compute, cost.exit, cost.kernel, cost.precision, refusal, cost.taken)
+
+
+def _refused(reason: str) -> RegionCost:
+    return RegionCost(0.0, 0.0, 0.0, "", "", reason, _today())
+
+
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()

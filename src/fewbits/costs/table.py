@@ -1,0 +1,23 @@
+"""What each group costs in each scheme on one target: seconds for getting in, computing, and getting out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fewbits.costs.key import RegionCost
+
+
+@dataclass(frozen=True, slots=True)
+class CostTable:
+    """`costs`: group → scheme text → its cost; what the target refused has a `refusal` and no meaning otherwise.
+    `measured` counts the regions that were measured now, `known` those that were found in the cache."""
+
+    target: str
+    costs: Mapping[str, Mapping[str, RegionCost]]
+    measured: int = 0
+    known: int = 0
+
+    def usable(self, group: str) -> Mapping[str, RegionCost]:
+        """The schemes that really run for `group`."""
+        return {scheme: cost for scheme, cost in self.costs.get(group, {}).items() if not cost.refusal}

@@ -1,0 +1,121 @@
+"""From measured tables to the problem that the exact solver reads: seconds, bytes and harm of every choice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Final
+
+from fewbits.costs.correction import Correction, Parts
+from fewbits.costs.edges import domain, neighbours
+from fewbits.costs.key import RegionCost
+from fewbits.flow.job import Job
+from fewbits.flow.site import Site
+from fewbits.formats.describe import bits_per_element
+from fewbits.formats.scheme import FP32, Scheme
+from fewbits.grouping import Group
+from fewbits.search.allocation import Additive, Allocation, Choice, Item
+from fewbits.search.boundary import Crossing
+
+SECONDS: Final = "seconds"
+BYTES: Final = "bytes"
+_CONVERSIONS: Final = "conversions"
+_FREE: Final = RegionCost(0.0, 0.0, 0.0, "", "", "", "")
+
+
+class Costing:
+    """What the choices on one site cost, from its table. A choice names a scheme text for every group of `names`."""
+
+    def __init__(self, job: Job, site: Site) -> None:
+        self._site = site
+        self._graph = job.graph
+        self._groups = {group.name: group for group in job.groups}
+        self._neighbours = neighbours(job.graph, job.groups)
+        self.names = tuple(group.name for group in job.groups if group.name in site.space.free)
+
+    @cached_property
+    def options(self) -> Mapping[str, tuple[str, ...]]:
+        """Group → the texts of the schemes that it may have."""
+        return {name: tuple(map(str, self._site.space.schemes[name])) for name in self.names}
+
+    def seconds(self, correction: Correction) -> Additive:
+        """Seconds per call of the groups and of the conversions between them."""
+        between = correction.factor(_CONVERSIONS)
+        costs = {
+            name: {
+                option: correction.factor(_part(option)) * self._cost(name, option).compute
+                + between * self._alone(name, option)
+                for option in self.options[name]
+            }
+            for name in self.names
+        }
+        return Additive(SECONDS, costs, tuple(self._crossings(between)), correction.rest)
+
+    def bytes(self) -> Additive:
+        """Bytes of the weights in the file, about: scales and zero points are left out."""
+        costs = {
+            name: {option: self._stored(self._groups[name], Scheme.parse(option)) for option in self.options[name]}
+            for name in self.names
+        }
+        return Additive(BYTES, costs)
+
+    def allocation(self, harm: Mapping[str, Mapping[str, float]], correction: Correction) -> Allocation:
+        """The problem; `harm`: group → scheme text → harm, what it does not name is harmless."""
+        items = [
+            Item(name, {option: harm.get(name, {}).get(option, 0.0) for option in self.options[name]})
+            for name in self.names
+        ]
+        return Allocation(items, (self.seconds(correction), self.bytes()))
+
+    def parts(self, choice: Choice, measured: float) -> Parts:
+        """The predicted seconds of `choice` by what a correction can scale."""
+        predicted: dict[str, float] = {_CONVERSIONS: 0.0}
+        for name in self.names:
+            option = choice.get(name, str(FP32))
+            part = _part(option)
+            predicted[part] = predicted.get(part, 0.0) + self._cost(name, option).compute
+            predicted[_CONVERSIONS] += self._alone(name, option)
+        full = {name: choice.get(name, str(FP32)) for name in self.names}
+        crossed = (edge.cost(full[edge.first], full[edge.second]) for edge in self._crossings(1.0))
+        predicted[_CONVERSIONS] += sum(crossed)
+        return Parts(predicted, measured)
+
+    def _cost(self, name: str, option: str) -> RegionCost:
+        return self._site.costs.costs.get(name, {}).get(option, _FREE)
+
+    def _alone(self, name: str, option: str) -> float:
+        """Conversions of tensors that come from no group or go to none."""
+        cost = self._cost(name, option)
+        operands = max(1, len(self._groups[name].operands))
+        entries = self._neighbours.entries.get(name, 0.0) / operands
+        exits = cost.exit if name in self._neighbours.exits else 0.0
+        return max(0.0, cost.entry) * entries + max(0.0, exits)
+
+    def _crossings(self, factor: float) -> list[Crossing]:
+        found = []
+        for edge in self._neighbours.edges:
+            if edge.first not in self.options or edge.second not in self.options:
+                continue
+            operands = max(1, len(self._groups[edge.second].operands))
+            leave = {
+                option: factor * max(0.0, self._cost(edge.first, option).exit) / edge.readers
+                for option in self.options[edge.first]
+            }
+            enter = {
+                option: factor * max(0.0, self._cost(edge.second, option).entry) / operands / edge.readers
+                for option in self.options[edge.second]
+            }
+            domains = {
+                option: domain(Scheme.parse(option))
+                for option in (*self.options[edge.first], *self.options[edge.second])
+            }
+            found.append(Crossing(edge.first, edge.second, domains, domains, leave, enter))
+        return found
+
+    def _stored(self, group: Group, scheme: Scheme) -> float:
+        elements = self._graph.tensors[group.weight].elements if group.weight else 0
+        return elements * (32.0 if scheme.weight is None else bits_per_element(scheme.weight)) / 8
+
+
+def _part(option: str) -> str:
+    return Scheme.parse(option).sort

@@ -1,0 +1,62 @@
+"""What every group costs in every scheme on every runtime, and which schemes turn out not to be there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from fewbits.costs.cache import CostCache
+from fewbits.costs.measured import Measuring, cost_table
+from fewbits.costs.table import CostTable
+from fewbits.data.batches import Arrays, Batch
+from fewbits.flow.job import Job
+from fewbits.flow.site import Site
+from fewbits.formats.scheme import FP32, Scheme
+from fewbits.space import Refusal
+
+
+def price(job: Job) -> tuple[Site, ...]:
+    """The sites of `job` with measured costs, their spaces without what the runtimes refuse.
+
+    Regions that were measured on this machine before, in whatever model, are not measured again.
+    """
+    if not any(site.space.free for site in job.sites):
+        return job.sites
+    values = _operands(job)
+    with CostCache.open(job.cache) as cache:
+        tables = [
+            job.journal.step("costs", site.name, CostTable, partial(_measure, job, site, values, cache))
+            for site in job.sites
+        ]
+        for remark in cache.remarks:
+            job.progress.say(remark)
+    return tuple(_narrowed(job, site, table) for site, table in zip(job.sites, tables, strict=True))
+
+
+def _operands(job: Job) -> Arrays:
+    """What the operands of all groups are in the call whose latency counts."""
+    free = frozenset[str]().union(*(site.space.free for site in job.sites))
+    names = dict.fromkeys(name for group in job.groups if group.name in free for name in group.operands)
+    (values,) = job.model.observe([Batch(job.inputs)], list(names))
+    return values
+
+
+def _measure(job: Job, site: Site, values: Arrays, cache: CostCache) -> CostTable:
+    wanted = {name: schemes for name, schemes in site.space.schemes.items() if len(schemes) > 1}
+    return cost_table(Measuring(job.model, site.target, job.groups, values, job.progress), wanted, cache)
+
+
+def _narrowed(job: Job, site: Site, table: CostTable) -> Site:
+    refused: dict[str, Sequence[Refusal]] = {
+        name: [
+            Refusal(Scheme.parse(scheme), cost.refusal)
+            for scheme, cost in costs.items()
+            # The model as it is runs, whatever became of a piece of it.
+            if cost.refusal and scheme != str(FP32)
+        ]
+        for name, costs in table.costs.items()
+    }
+    gone = sorted({str(refusal.scheme) for one in refused.values() for refusal in one})
+    if gone:
+        job.progress.say(f"{site.name} does not run everywhere: {', '.join(gone)}")
+    return Site(site.target, site.space.without(refused), table)

@@ -1,0 +1,97 @@
+"""How much each group's schemes harm the outputs when it alone leaves fp32, measured on the runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from fewbits.flow.calibrate import outputs, plan_harm, search_sample
+from fewbits.flow.job import Job
+from fewbits.flow.site import Site
+from fewbits.formats.scheme import FP32, Scheme
+from fewbits.graph import Kind
+from fewbits.plan import Choice, Plan
+from fewbits.sensitivity.table import Harm, SensitivityTable
+from fewbits.verify.acceptance import Objective
+
+SAMPLES: Final = 16
+
+
+def rank(job: Job, site: Site, start: Plan) -> SensitivityTable:
+    """The harm of every scheme that may pay, with ranges as in `start`.
+
+    Casts are measured with all groups at once and shared out in proportion to what the groups' codes harm: their
+    errors are so small that one group's alone would be lost in the runtime's own rounding.
+    """
+    wanted = {name: _worth_it(job, site, name, start.scheme(name)) for name in sorted(site.space.free)}
+    return harms(job, wanted, partial(_plan, start))
+
+
+def harms(
+    job: Job, wanted: Mapping[str, Sequence[Scheme]], plan_for: Callable[[Mapping[str, Scheme]], Plan]
+) -> SensitivityTable:
+    """The harm of the schemes that `wanted` names for each group, as `rank` has it; `plan_for` makes the plan in which
+    the groups that it is given leave fp32."""
+    sample = search_sample(job, SAMPLES)
+    reference = list(outputs(job.original, sample))
+    alone = [(name, scheme) for name, schemes in wanted.items() for scheme in schemes if not scheme.is_cast]
+    job.progress.stage("rank groups", len(alone))
+    found: dict[str, dict[str, Harm]] = {name: {} for name in wanted}
+    for name, scheme in alone:
+        plan = plan_for({name: scheme})
+        key = f"{name} {scheme}"
+        found[name][str(scheme)] = job.journal.step(
+            "sensitivity", key, Harm, partial(plan_harm, job, plan, sample, reference)
+        )
+        job.progress.advance(f"{key}: {found[name][str(scheme)].value:.3g}")
+    for scheme in dict.fromkeys(scheme for schemes in wanted.values() for scheme in schemes if scheme.is_cast):
+        names = [name for name, schemes in wanted.items() if scheme in schemes]
+        plan = plan_for(dict.fromkeys(names, scheme))
+        whole = job.journal.step("sensitivity", f"all {scheme}", Harm, partial(plan_harm, job, plan, sample, reference))
+        for name, share in _shares(job, names, found).items():
+            found[name][str(scheme)] = Harm(whole.value * share)
+    return SensitivityTable(found)
+
+
+def _worth_it(job: Job, site: Site, name: str, used: Scheme) -> tuple[Scheme, ...]:
+    """The schemes of the group `name` that could be on the front, and the one that is `used`.
+
+    Where time counts, one is left out if a more faithful one with all its conversions takes no longer than its
+    arithmetic alone: it could only lose. Where nothing was measured, or the file's size counts, all are kept.
+    """
+    costs = site.costs.usable(name)
+    offered = [scheme for scheme in site.space.schemes[name] if not scheme.is_fp32]
+    if job.objective is Objective.SIZE or str(FP32) not in costs:
+        return tuple(offered)
+    kept: list[Scheme] = []
+    fastest = costs[str(FP32)].total
+    for scheme in sorted(offered, key=_unfaithfulness):
+        cost = costs.get(str(scheme))
+        # A joint on codes is fused with what is around it: its time between floats says little.
+        if cost is None or cost.compute < fastest or scheme.is_static or scheme == used:
+            kept.append(scheme)
+        fastest = min(fastest, fastest if cost is None else cost.total)
+    return tuple(kept)
+
+
+def _unfaithfulness(scheme: Scheme) -> tuple[int, int]:
+    """An order of schemes by how much they change: casts, then weights alone, then ranges found anew, then static."""
+    sort = (scheme.is_cast, scheme.is_weight_only, scheme.dynamic, scheme.is_static).index(True)
+    return sort, -(0 if scheme.weight is None else scheme.weight.bits)
+
+
+def _plan(start: Plan, schemes: Mapping[str, Scheme]) -> Plan:
+    choices = {name: Choice(str(scheme), "to be ranked") for name, scheme in schemes.items()}
+    return Plan(start.model_sha256, choices, start.ranges, target=start.target)
+
+
+def _shares(job: Job, names: list[str], found: Mapping[str, Mapping[str, Harm]]) -> Mapping[str, float]:
+    """How much of the harm of a cast of all `names` each of them has: as its codes' harm, or as its arithmetic."""
+    weights = {name: max((one.value for one in found[name].values()), default=0.0) for name in names}
+    known = [weight for weight in weights.values() if weight > 0]
+    typical = sum(known) / len(known) if known else 1.0
+    kinds = {group.name: group.kind for group in job.groups}
+    filled = {name: weight or (typical if kinds[name] is not Kind.CONCAT else 0.0) for name, weight in weights.items()}
+    whole = sum(filled.values()) or 1.0
+    return {name: weight / whole for name, weight in filled.items()}

@@ -1,0 +1,23 @@
+"""One runtime that could serve the model, with what the model's groups may become there and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fewbits.costs.table import CostTable
+from fewbits.space import Space
+from fewbits.targets.protocol import Target
+
+
+@dataclass(frozen=True)
+class Site:
+    """`space` is what can be asked for until `costs` are measured, and what really runs afterwards."""
+
+    target: Target
+    space: Space
+    costs: CostTable
+
+    @property
+    def name(self) -> str:
+        """The target's."""
+        return self.target.name

@@ -1,0 +1,87 @@
+"""The operator set that a converted model needs to be valid ONNX.
+
+Conv and the pools take bf16 from 22 on, DequantizeLinear has blocks from 21 on.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import onnx_ir as ir
+from onnx import defs
+
+from fewbits.errors import PlanError
+
+_OPSET: Final = 22
+_IR_VERSION: Final = 10
+_SMALL: Final = {ir.DataType.BFLOAT16: "tensor(bfloat16)", ir.DataType.FLOAT16: "tensor(float16)"}
+# Their attributes stayed the same, or got a default that is not what was computed before.
+_OTHER_MEANING: Final = frozenset({"GroupNormalization", "RoiAlign"})
+
+
+class RaiseOpset(ir.passes.InPlacePass):
+    """Raises the operator set to 22 if a node needs it and no node means something else there.
+
+    Where one would, small floats are left as they are, since runtimes are more generous with types than ONNX is.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Change `model`; the result says whether its operator set is another one now.
+
+        Raises:
+            PlanError: there are blocks of weights, and the operator set cannot be raised.
+        """
+        opset = model.graph.opset_imports.get("", _OPSET)
+        nodes = [node for node in model.graph.all_nodes() if node.domain == ""]
+        blocks = any(_has_blocks(node) for node in nodes)
+        if opset >= _OPSET or not (blocks or any(_needs_another(node, opset) for node in nodes)):
+            return ir.passes.PassResult(model, modified=False)
+        changed = sorted(op_type for op_type in {node.op_type for node in nodes} if not _means_the_same(op_type, opset))
+        if blocks and changed:
+            raise PlanError(
+                f"the plan stores weights in blocks, which ONNX has from operator set 21 on; the model has {opset}, in "
+                f"which {', '.join(changed[:3])} mean something else. Export it with operator set {_OPSET}, or set "
+                "those groups to w:int8r/channel"
+            )
+        if not changed:
+            model.graph.opset_imports[""] = _OPSET
+            model.ir_version = max(model.ir_version or 0, _IR_VERSION)
+        return ir.passes.PassResult(model, modified=not changed)
+
+
+def _has_blocks(node: ir.Node) -> bool:
+    return node.op_type == "DequantizeLinear" and "block_size" in node.attributes
+
+
+def _needs_another(node: ir.Node, opset: int) -> bool:
+    """Whether `node` reads a small float that it does not take in `opset`."""
+    given = [(index, value.dtype) for index, value in enumerate(node.inputs) if value is not None]
+    small = [(index, _SMALL[dtype]) for index, dtype in given if dtype in _SMALL]
+    if not small or not defs.has(node.op_type, opset):
+        return False
+    formal = defs.get_schema(node.op_type, opset).inputs
+    # The last formal operand of some operators stands for any number of them.
+    return any(text not in formal[min(index, len(formal) - 1)].types for index, text in small)
+
+
+def _means_the_same(op_type: str, opset: int) -> bool:
+    """Whether `op_type` of `opset` does in 22 what it did, for the types that it took: nothing but types and
+    attributes with a default was added."""
+    if not defs.has(op_type, opset) or not defs.has(op_type, _OPSET):
+        return False
+    old, new = defs.get_schema(op_type, opset), defs.get_schema(op_type, _OPSET)
+    if old.since_version == new.since_version:
+        return True
+    if op_type in _OTHER_MEANING or new.deprecated:
+        return False
+    added = [attribute for name, attribute in new.attributes.items() if name not in old.attributes]
+    return (
+        [one.option for one in old.inputs] == [one.option for one in new.inputs]
+        and [one.option for one in old.outputs] == [one.option for one in new.outputs]
+        and all(name in new.attributes and _same(one, new.attributes[name]) for name, one in old.attributes.items())
+        and all(attribute.default_value.type for attribute in added)
+    )
+
+
+def _same(one: defs.OpSchema.Attribute, other: defs.OpSchema.Attribute) -> bool:
+    return (one.type, one.required, one.default_value) == (other.type, other.required, other.default_value)

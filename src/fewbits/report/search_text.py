@@ -1,0 +1,155 @@
+"""What the search saw, as text: runtimes, plans to begin with, the front, and the groups that matter most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from fewbits.measurement import Comparison
+from fewbits.record import FrontRow, GroupRow, RunRecord, SchemeRow
+from fewbits.report.labels import scheme_labels
+from fewbits.report.predicted import amount
+from fewbits.report.table import heading, paragraph, table
+from fewbits.report.words import bounds, microseconds, milliseconds, readable_bytes, shortened, significant
+
+_SHOWN_PLANS: Final = 12
+_SHOWN_GROUPS: Final = 10
+_NAME_WIDTH: Final = 36
+_OPTIONS_WIDTH: Final = 60
+
+
+def runtimes(record: RunRecord) -> list[str]:
+    """The original on every runtime."""
+    if record.floats is None:
+        return []
+    return [heading("The original on each runtime"), *_timed(record.floats, "runtime", f"of {record.floats.baseline}")]
+
+
+def plans(record: RunRecord) -> list[str]:
+    """The plans that were begun with, against the fastest original."""
+    if record.plans is None:
+        return []
+    lines = [heading("Plans to begin with, whatever their accuracy"), *_timed(record.plans, "plan", "speed-up")]
+    prediction = record.prediction
+    if prediction.plans >= 3:
+        lines += [
+            "",
+            *paragraph(
+                f"Costs measured on single groups ranked {prediction.plans} whole plans with a rank correlation of "
+                f"{prediction.before:.2f}, and {prediction.after:.2f} after whole plans corrected them."
+            ),
+        ]
+    return lines
+
+
+def _timed(comparison: Comparison, what: str, ratio: str) -> list[str]:
+    rows = []
+    for name, latency in comparison.latencies.items():
+        speedup = comparison.speedups.get(name)
+        shown = "1" if speedup is None else f"{significant(speedup.value)}x {bounds(speedup)}"
+        rows.append((shortened(name, 60), milliseconds(latency.median), shown))
+    return table((what, "ms", ratio), rows, right=(1,))
+
+
+def front(record: RunRecord) -> list[str]:
+    """The predicted front from the fastest plan to the safest, with the losses that were measured on it."""
+    if not record.front:
+        return []
+    relative = record.accuracy is not None and record.accuracy.relative
+    shown = _spread_out(record.front)
+    in_bytes = record.objective == "size"
+    # Where the hardware is not at hand, costs are in the unit of their model.
+    unit = next((cost.unit for cost in record.predicted), "")
+    rows = [
+        (
+            "*" if row.chosen else "",
+            str(place + 1),
+            str(row.low),
+            amount(row.cost) if unit else readable_bytes(round(row.cost)) if in_bytes else milliseconds(row.cost),
+            f"{significant(row.harm * 100, 2)}%",
+            _loss(row, relative=relative),
+            milliseconds(row.seconds) if row.seconds >= 0 else "-",
+        )
+        for place, row in shown
+    ]
+    cost = unit or ("weights" if in_bytes else "ms")
+    headers = ("", "plan", "low", cost, "output error", "loss", "measured ms")
+    columns = len(headers) - bool(unit)
+    return [
+        heading(f"Predicted front ({len(shown)} of {len(record.front)} plans)"),
+        *table(headers[:columns], [row[:columns] for row in rows], right=range(1, columns)),
+        "",
+        *paragraph(
+            "low: groups that leave fp32. "
+            + (f"{unit}: predicted, by a model. " if unit else "")
+            + ("" if unit else "weights: predicted bytes. " if in_bytes else "ms: predicted, by measured costs. ")
+            + "output error: predicted, squared and relative. loss: on the selection data. "
+            + ("" if unit else "measured ms: of the whole model, end to end. ")
+            + "*: chosen."
+        ),
+    ]
+
+
+def _loss(row: FrontRow, *, relative: bool) -> str:
+    if not row.measured:
+        return "-"
+    return f"{significant(row.loss * 100)}%" if relative else significant(row.loss)
+
+
+def _spread_out(rows: Sequence[FrontRow]) -> list[tuple[int, FrontRow]]:
+    """At most about a dozen rows: both ends, all that were measured, and the rest evenly."""
+    step = max(1, len(rows) // _SHOWN_PLANS)
+    wanted = {0, len(rows) - 1, *range(0, len(rows), step)}
+    return [
+        (place, row)
+        for place, row in enumerate(rows)
+        if place in wanted or row.measured or row.chosen or row.seconds >= 0
+    ]
+
+
+def matter_most(record: RunRecord) -> list[str]:
+    """The groups with the most time to win or the most harm to do, with all that they could have been."""
+    known = [row for row in record.groups if len(row.schemes) > 1]
+    if not known:
+        return []
+    seconds = sum(_saved(row) for row in known) or 1.0
+    harms = sum(_harm(row) for row in known) or 1.0
+    ranked = sorted(known, key=lambda row: -max(_saved(row) / seconds, _harm(row) / harms))[:_SHOWN_GROUPS]
+    labels = scheme_labels(one.scheme for row in record.groups for one in row.schemes)
+    unit = next((cost.unit for cost in record.predicted), "")
+    rows = [
+        (
+            shortened(row.name, _NAME_WIDTH),
+            labels.get(row.scheme, row.scheme),
+            ", ".join(_option(one, labels[one.scheme], unit) for one in row.schemes if not (unit and one.refusal)),
+        )
+        for row in ranked
+    ]
+    return [
+        heading(f"Groups that matter most ({len(rows)} of {len(record.groups)})"),
+        *table(("group", "scheme", "what each scheme costs"), rows),
+        "",
+        *paragraph(
+            ("scheme: " + (f"predicted {unit}" if unit else "us on its own, with conversions from and to fp32"))
+            + "; in brackets the relative squared error of the outputs that it alone causes, with its standard error."
+        ),
+    ]
+
+
+def _option(one: SchemeRow, label: str, unit: str) -> str:
+    if one.refusal:
+        return f"{label} refused"
+    total = one.entry + one.compute + one.exit
+    text = f"{label} {amount(total) if unit else microseconds(total)}"
+    if one.harm < 0:
+        return text
+    return f"{text} ({significant(one.harm * 100, 2)}% +- {significant(one.harm_error * 100, 1)})"
+
+
+def _saved(row: GroupRow) -> float:
+    usable = [one.entry + one.compute + one.exit for one in row.schemes if not one.refusal]
+    return max(usable) - min(usable) if usable else 0.0
+
+
+def _harm(row: GroupRow) -> float:
+    return max((one.harm for one in row.schemes), default=0.0)

@@ -1,0 +1,147 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+import openvino as ov
+
+from fewbits.data.batches import Arrays
+from fewbits.errors import DataError, ModelError
+from fewbits.formats.scheme import BF16, FP16, INT8_SYMMETRIC, INT8_SYMMETRIC_PAIR, INT8_WEIGHT
+from fewbits.graph import Graph, Kind
+from fewbits.grouping import Group
+from fewbits.machine import Machine
+from fewbits.models.protocol import Artifact
+from fewbits.space import Menu
+from fewbits.targets.menu import menu
+from fewbits.targets.openvino_readback import readback
+from fewbits.targets.probe import checked_threads, this_machine
+from fewbits.targets.protocol import Executed
+
+_HINTS: Final = {
+    "PERFORMANCE_HINT": "LATENCY",
+    "NUM_STREAMS": 1,
+    # Every node in the type that the model says. The default is bf16 or f16 for everything where the CPU has them,
+    # and f32 strips casts to f16.
+    "INFERENCE_PRECISION_HINT": "dynamic",
+}
+_SCHEMES: Final = (BF16, FP16, INT8_WEIGHT)
+_SINK: Final = "/sink_port_0"
+_ADVICE: Final = "Frontend Extension"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVinoSession:
+    """A compiled model; calling it runs it once."""
+
+    request: ov.InferRequest
+    inputs: tuple[frozenset[str], ...]
+    outputs: tuple[str, ...]
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        """Outputs by name. Raises DataError if the runtime refuses `inputs`."""
+        # The runtime itself would go on with whatever it finds in the place of an absent one.
+        absent = [min(names) for names in self.inputs if names.isdisjoint(inputs)]
+        if absent:
+            raise DataError(f"the model does not run without its inputs {', '.join(absent)}; given are {list(inputs)}")
+        try:
+            found = self.request.infer({name: np.asarray(array) for name, array in inputs.items()}, share_inputs=True)
+        except (RuntimeError, TypeError, ValueError) as error:
+            shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
+            raise DataError(f"the model does not run on {shapes}: {_reason(error)}") from error
+        return dict(zip(self.outputs, found.to_tuple(), strict=True))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to do: the runtime frees a model with its last reference."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVino:
+    """The CPU plug-in for one request at a time, with a fixed number of threads and no precision of its own choice."""
+
+    threads: int
+
+    @classmethod
+    def of(cls, threads: int) -> OpenVino:
+        """With `threads` threads, 0 for every core. Raises UsageError on more than there are."""
+        return cls(checked_threads(threads))
+
+    @property
+    def name(self) -> str:
+        """Text that `open_target` reads back."""
+        return "openvino:cpu"
+
+    @property
+    def machine(self) -> Machine:
+        """The machine and the versions of what runs models on it."""
+        return this_machine(("fewbits", "openvino", "onnx", "onnx-ir", "numpy"))
+
+    def menu(self, graph: Graph, group: Group) -> Menu:
+        """What can be asked for `group` here."""
+        # A zero point of the activation costs a product by a matrix a correction; a convolution pads with it for free.
+        symmetric = (INT8_SYMMETRIC,) if group.weight and group.kind in (Kind.MATMUL, Kind.GEMM) else ()
+        return menu(graph, group, (*symmetric, *_SCHEMES), INT8_SYMMETRIC_PAIR)
+
+    def open(self, artifact: Artifact) -> OpenVinoSession:
+        """Compile `artifact`. Raises ModelError with the runtime's own words."""
+        return session_of(self._compiled(artifact, {}))
+
+    def files(self, artifact: Artifact) -> Mapping[str, bytes]:
+        """OpenVINO's intermediate representation: ``.xml`` and ``.bin``. Raises ModelError."""
+        with TemporaryDirectory(prefix="fewbits-") as folder:
+            path = Path(folder) / "model.xml"
+            try:
+                # Not compressed: the plan says which weights are small.
+                ov.save_model(ov.Core().read_model(artifact.content, b""), path, compress_to_fp16=False)
+            except RuntimeError as error:
+                raise ModelError(f"OpenVINO {ov.__version__} does not load the model: {_reason(error)}") from error
+            return {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin")}
+
+    def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
+        """See Target.executed: the runtime model gives the nodes, the performance counters their times."""
+        compiled = self._compiled(artifact, {"PERF_COUNT": True})
+        session = session_of(compiled)
+        profiles = []
+        for _ in range(calls):
+            session(inputs)
+            profiles.append(session.request.get_profiling_info())
+        return readback(compiled.get_runtime_model(), profiles)
+
+    def _compiled(self, artifact: Artifact, more: Mapping[str, bool]) -> ov.CompiledModel:
+        hints = {**_HINTS, "INFERENCE_NUM_THREADS": self.threads, **more}
+        core = ov.Core()
+        try:
+            return core.compile_model(core.read_model(artifact.content, b""), "CPU", hints)
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO {ov.__version__} does not load the model: {_reason(error)}") from error
+
+
+def session_of(compiled: ov.CompiledModel) -> OpenVinoSession:
+    """A session that runs `compiled`."""
+    inputs = tuple(frozenset(value.get_names()) for value in compiled.inputs)
+    return OpenVinoSession(compiled.create_infer_request(), inputs, tuple(_name(output) for output in compiled.outputs))
+
+
+def _name(output: ov.ConstOutput) -> str:
+    """The ONNX name of `output`: a tensor may have several, that of the model's output is in its result's name."""
+    names = output.get_names()
+    wanted = output.get_node().get_friendly_name().removesuffix(_SINK)
+    return str(wanted if wanted in names or not names else min(names))
+
+
+def _reason(error: Exception) -> str:
+    """The last line that says something: the first ones are places in the runtime's own source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and _ADVICE not in line]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+import builders
+from fewbits.costs.correction import Correction
+from fewbits.costs.key import RegionCost
+from fewbits.costs.table import CostTable
+from fewbits.flow.allocating import BYTES, SECONDS, Costing
+from fewbits.flow.job import Job
+from fewbits.flow.site import Site
+from fewbits.formats.scheme import Scheme
+from jobs import job, opened, site
+
+Drawn = tuple[Job, Site]
+
+
+@pytest.fixture(scope="module", params=["residual", "concat", "squeeze_excite", "transformer"])
+def drawn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Drawn:
+    """A structure whose costs are random numbers, some of the conversions a little below zero as differences of
+    measured times are."""
+    case = builders.CASES[request.param]
+    one = job(opened(case.model(0), case.inputs(70, 0)), tmp_path_factory.mktemp("job"))
+    random = Random(1)
+    costs = {
+        name: {
+            str(scheme): RegionCost(
+                random.uniform(-1, 9), random.uniform(5, 50), random.uniform(-1, 9), "", "", "", "2026-01-01"
+            )
+            for scheme in schemes
+        }
+        for name, schemes in site(one).space.schemes.items()
+    }
+    return one, replace(site(one), costs=CostTable("onnxruntime:cpu", costs))
+
+
+def choices(costing: Costing, count: int) -> list[dict[str, str]]:
+    random = Random(2)
+    return [{name: random.choice(options) for name, options in costing.options.items()} for _ in range(count)]
+
+
+def test_the_parts_of_a_plan_add_up_to_its_seconds(drawn: Drawn) -> None:
+    """Whatever is chosen: what the correction scales is all there is, and nothing counts twice."""
+    costing = Costing(*drawn)
+    seconds = costing.seconds(Correction())
+    for choice in choices(costing, 40):
+        parts = costing.parts(choice, 0.0).predicted
+        assert sum(parts.values()) == pytest.approx(seconds.value(choice))
+        assert all(part >= 0 for part in parts.values())
+
+
+def test_a_correction_scales_each_part_and_adds_the_rest(drawn: Drawn) -> None:
+    costing = Costing(*drawn)
+    factors = {"fp32": 0.5, "codes": 2.0, "conversions": 3.0, "dynamic": 0.0}
+    seconds = costing.seconds(Correction(factors, rest=7.0))
+    for choice in choices(costing, 40):
+        parts = costing.parts(choice, 0.0).predicted
+        expected = 7.0 + sum(factors.get(name, 1.0) * part for name, part in parts.items())
+        assert seconds.value(choice) == pytest.approx(expected)
+
+
+def test_within_one_domain_nothing_is_converted_between_groups(drawn: Drawn) -> None:
+    costing = Costing(*drawn)
+    paid = []
+    for crossing in costing.seconds(Correction()).boundaries:
+        for before in costing.options[crossing.first]:
+            for after in costing.options[crossing.second]:
+                cost = crossing.cost(before, after)
+                assert cost == 0 or _domain(before) != _domain(after)
+                paid += [cost] if _domain(before) != _domain(after) else []
+    assert any(paid)
+
+
+def _domain(option: str) -> str:
+    scheme = Scheme.parse(option)
+    return "codes" if scheme.is_static else option if scheme.is_cast else "float"
+
+
+def test_a_plan_names_what_leaves_fp32_and_the_rest_is_fp32(drawn: Drawn) -> None:
+    costing = Costing(*drawn)
+    name = costing.names[0]
+    low = costing.options[name][1]
+    whole = dict.fromkeys(costing.names, "fp32") | {name: low}
+    assert costing.parts({name: low}, 1.5) == costing.parts(whole, 1.5)
+    assert costing.parts({}, 1.5).measured == 1.5
+
+
+def test_what_was_not_measured_costs_nothing_and_harms_nothing(tmp_path: Path) -> None:
+    one = job(opened(builders.residual(), builders.images(70)), tmp_path)
+    costing = Costing(one, site(one))
+    allocation = costing.allocation({}, Correction())
+    assert allocation.names == ("harm", SECONDS, BYTES)
+    for choice in choices(costing, 10):
+        values = allocation.values(choice)
+        assert (values["harm"], values[SECONDS]) == (0, 0)
+
+
+def test_two_readers_of_one_tensor_share_its_conversion(tmp_path: Path) -> None:
+    """As long as both have it done: each pays a half."""
+    one = job(opened(builders.concat_of_convs(), builders.images(70)), tmp_path)
+    costing = Costing(one, _flat(one))
+    both = {"conv_0": "w:int8r/channel a:uint8/tensor", "conv_1": "w:int8r/channel a:uint8/tensor"}
+    single = {"conv_0": both["conv_0"]}
+    # Entry 1 each, shared; exits 10 each, to the concat in fp32.
+    assert costing.parts(single, 0.0).predicted["conversions"] == pytest.approx(0.5 + 10)
+    assert costing.parts(both, 0.0).predicted["conversions"] == pytest.approx(1 + 20)
+    joined = both | {"concat_2": "w:int8r/tensor a:uint8/tensor"}
+    # Between codes nothing is converted, only behind the concat.
+    assert costing.parts(joined, 0.0).predicted["conversions"] == pytest.approx(1 + 10)
+
+
+def _flat(one: Job) -> Site:
+    def cost(scheme: Scheme) -> RegionCost:
+        return RegionCost(1.0 * scheme.is_static, 5.0, 10.0 * scheme.is_static, "", "", "", "2026-01-01")
+
+    costs: Mapping[str, Mapping[str, RegionCost]] = {
+        name: {str(scheme): cost(scheme) for scheme in schemes} for name, schemes in site(one).space.schemes.items()
+    }
+    return replace(site(one), costs=CostTable("onnxruntime:cpu", costs))
+
+
+def test_bytes_are_those_of_the_weights(tmp_path: Path) -> None:
+    one = job(opened(builders.mlp_gelu(), builders.features(70)), tmp_path)
+    costing = Costing(one, site(one))
+    size = costing.bytes()
+    weights = 2 * builders.FEATURES * builders.FEATURES + 2 * builders.FEATURES * builders.CLASSES
+    products = [group.name for group in one.groups if group.is_product]
+    floats = dict.fromkeys(costing.names, "fp32")
+    assert size.value(floats) == 4 * weights
+    assert size.value(floats | dict.fromkeys(products, "bf16")) == 2 * weights
+    assert size.value(floats | dict.fromkeys(products, "w:int8r/channel a:uint8/tensor")) == weights
+    assert weights / 2 < size.value(floats | dict.fromkeys(products, "w:int4r/g32@0")) <= weights * 0.75
