@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fewbits.measurement import Interval
+from fewbits.outcome import Outcome
 from results import Form, SideBySide, Taken, Tuned, read_latency, read_peers
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,7 @@ def latency_table(rows: Sequence[Tuned]) -> str:
     """What tuning gave, one line per model."""
     if not rows:
         return NOT_MEASURED
-    head = ("model", "outcome", "speed-up", "fp32 → tuned", "output error", "file size", "evaluations", "tuning time")
+    head = ("model", "served on", "speed-up", "fp32 → tuned", "output error", "file size", "evaluations", "tuning time")
     return markdown(head, [_tuned_cells(row) for row in rows]) + taken([row.taken for row in rows])
 
 
@@ -54,9 +55,21 @@ def _tuned_cells(row: Tuned) -> tuple[str, ...]:
         before, after = measured.latencies[measured.baseline].median, measured.latencies[name].median
         milliseconds = f"{before * 1e3:.3g} → {after * 1e3:.3g} ms"
     size = f"{record.tuned_bytes / record.original_bytes:.2f}x"
+    if record.outcome is not Outcome.MET:
+        # What is served is the original; what was tried is of interest, but is no result.
+        kept = record.outcome.value.replace("_", " ")
+        speed, milliseconds, size = f"{kept} (tried: {speed})", milliseconds.partition(" ")[0] + " ms", "1.00x"
     evaluations = f"{record.evaluations} of {record.max_evaluations}"
-    outcome = record.outcome.value.replace("_", " ")
-    return row.title, outcome, speed, milliseconds, _error(row.relative_error), size, evaluations, _time(record.seconds)
+    return (
+        row.title,
+        record.target.partition(":")[0],
+        speed,
+        milliseconds,
+        _error(row.relative_error),
+        size,
+        evaluations,
+        _time(record.seconds),
+    )
 
 
 def accuracy_table(rows: Sequence[Tuned]) -> str:

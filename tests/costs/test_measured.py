@@ -376,3 +376,26 @@ def test_a_joint_that_is_one_kernel_with_its_conversions_computes_all_the_time(c
 
 def _floats_only(groups: frozenset[str], codes: bool) -> Sequence[Executed]:
     return [node(name, 1.0, kernel="AveragePool") for name in groups]
+
+
+def test_a_layer_that_is_low_in_company_alone_is_not_refused(cache: CostCache) -> None:
+    """OpenVINO runs a strided 1x1 convolution cut out of its model in fp32, and in int8 where it stands."""
+
+    def ran(groups: frozenset[str], codes: bool) -> Sequence[Executed]:
+        return [
+            node(name, 0.25 if name == GEMMS[0] else 2.0, precision="int8" if name == GEMMS[0] else "fp32")
+            if codes
+            else node(name, 1.0 if name == GEMMS[0] else 2.0)
+            for name in groups
+        ]
+
+    table = costs(made_up(ran), cache, INT8_STATIC)
+    alone, in_company = (table.costs[name][str(INT8_STATIC)] for name in GEMMS)
+    assert (alone.compute, alone.refusal) == (0.25, "")
+    assert in_company.refusal == ""
+    assert in_company.compute == pytest.approx(0.5), "a quarter of its fp32 time, as its like"
+
+
+def test_a_scheme_in_which_no_layer_runs_is_refused(cache: CostCache) -> None:
+    table = costs(made_up(lambda groups, codes: [node(name, 1.0) for name in groups]), cache, INT8_STATIC)
+    assert all("ran it in fp32" in table.costs[name][str(INT8_STATIC)].refusal for name in GEMMS)

@@ -9,8 +9,9 @@ fuse with their neighbours do not add up exactly (arXiv 2505.13060), so whole mo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from statistics import median
 from typing import Final
 
 from fewbits.attribution import assigned, share
@@ -33,6 +34,7 @@ from fewbits.targets.protocol import Executed, Target
 CLIFF: Final = 3.0
 """So many times slower than fp32 is no choice but a trap: a reference kernel, or a conversion of everything."""
 _CALLS: Final = 16
+_RAN_IN: Final = "the runtime ran it in"
 _LAYOUT: Final = ("Transpose", "Reorder", "Cast")
 _RANGE: Final = (-4.0, 4.0)
 
@@ -86,7 +88,7 @@ def cost_table(measuring: Measuring, wanted: Wanted, cache: CostCache) -> CostTa
         measuring.progress.advance(f"{scheme}: {len(regions)} regions")
     costs: dict[str, dict[str, RegionCost]] = {}
     for (name, scheme), key in keys.items():
-        costs.setdefault(name, {})[str(scheme)] = _judged(key, known[key], known)
+        costs.setdefault(name, {})[str(scheme)] = _judged(key, _in_company(key, known), known)
     return CostTable(measuring.target.name, costs, measured=len(known) - found, known=found)
 
 
@@ -161,7 +163,7 @@ def _priced(scheme: Scheme, group: Group, nodes: Sequence[Executed]) -> RegionCo
     compute = sum(node.seconds for node in arithmetic)
     # What a joint computes in depends on what it is fused with; between floats it says nothing.
     as_asked = not group.is_product or _as_asked(scheme, main.precision)
-    refusal = "" if as_asked else f"the runtime ran it in {main.precision} ({main.kernel})"
+    refusal = "" if as_asked else f"{_RAN_IN} {main.precision} ({main.kernel})"
     return RegionCost(before, compute, after, main.kernel, main.precision, refusal, _today())
 
 
@@ -179,10 +181,39 @@ def _as_asked(scheme: Scheme, precision: str) -> bool:
     return precision == "int8"
 
 
+def _in_company(key: RegionKey, known: Mapping[RegionKey, RegionCost]) -> RegionCost:
+    """The cost of `key`; if the region ran in another precision on its own, but others of its operator ran as asked,
+    what it would take if it gained as much as they do.
+
+    Cut out of its model, a layer may lose what makes it low: OpenVINO moves the stride of a 1x1 convolution to the
+    region's input, past the quantiser. Whether it runs as asked in the whole model is read back there.
+    """
+    cost = known[key]
+    if not cost.refusal.startswith(_RAN_IN):
+        return cost
+    gains = [
+        other.compute / known[_float(one)].compute
+        for one, other in known.items()
+        if (one.op, one.scheme) == (key.op, key.scheme) and not other.refusal and _is_timed(_float(one), known)
+    ]
+    if not gains or not _is_timed(_float(key), known):
+        return cost
+    compute = known[_float(key)].compute * median(gains)
+    return RegionCost(cost.entry, compute, cost.exit, cost.kernel, cost.precision, "", cost.taken)
+
+
+def _is_timed(key: RegionKey, known: Mapping[RegionKey, RegionCost]) -> bool:
+    return key in known and known[key].compute > 0
+
+
+def _float(key: RegionKey) -> RegionKey:
+    """The same region in fp32."""
+    return replace(key, scheme=str(FP32))
+
+
 def _judged(key: RegionKey, cost: RegionCost, known: Mapping[RegionKey, RegionCost]) -> RegionCost:
     """`cost`, refused if it is a cliff beside fp32."""
-    fields = (key.op, key.signature, str(FP32), key.neighbours, key.target, key.target_version, key.cpu, key.features)
-    float_cost = known.get(RegionKey(*fields, key.threads))
+    float_cost = known.get(_float(key))
     if cost.refusal or key.scheme == str(FP32):
         return cost
     if " ref" in cost.kernel:
