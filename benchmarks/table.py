@@ -24,13 +24,12 @@ SHOWN = (
     "fewbits",
     "static default",
     "static per-channel u8s8",
-    "conv+matmul only",
+    "static per-channel u8s8, OpenVINO",
     "dynamic",
     "bf16, OpenVINO",
     "NNCF default",
     "NNCF mixed",
     "NNCF performance",
-    "NNCF accuracy control",
 )
 """The columns of the short table of peers."""
 CONTROLLED = ("fewbits", "NNCF accuracy control")
