@@ -20,8 +20,10 @@ import psutil
 import pytest
 
 from fewbits.demo import demo_calibration, demo_data, demo_model
+from fewbits.errors import RunError
 from fewbits.plan import Plan
 from fewbits.record import RunRecord
+from fewbits.store import Run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -218,9 +220,9 @@ def test_ctrl_c_keeps_what_was_found_and_leaves_no_process(folder: Path) -> None
     assert before
 
     # Nobody else may work on the run meanwhile.
-    code, _, err = finish(folder, *words("--resume"))
-    assert code == 2, err
-    assert "another process is working on run" in err
+    settings = json.loads((folder / "run" / "settings.json").read_text())["settings"]
+    with pytest.raises(RunError, match="another process is working on"):
+        Run.create(folder / "run", settings, resume=True)
 
     workers += family.children(recursive=True)
     process.send_signal(signal.SIGINT)

@@ -15,6 +15,10 @@ from fewbits.targets.protocol import Executed
 _BEFORE_READER = re.compile(r"(rows\.)?((u?int[0-9]+r?|b?float16)\.(de)?quantize(\.channels)?|to_rows)")
 
 
+_PRODUCT = re.compile(r"Conv(?!ert)|Gemm|MatMul|FullyConnected")
+"""Kernels that multiply and accumulate, by the names that runtimes give them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """What ran for one group: the kernel and precision of its anchor, and the seconds of all its nodes."""
@@ -46,10 +50,11 @@ def assigned(graph: Graph, groups: Sequence[Group], executed: Iterable[Executed]
 def share(anchor: str, nodes: Sequence[Executed]) -> Share:
     """What the nodes of the group `anchor` come to."""
     # Boundaries only add their time. A fused node has the name of the anchor or of what was fused
-    # behind it; then the slowest is the one that computes.
+    # behind it; then a product computes, whatever the clock says of small ones, else the slowest does.
     computing = [node for node in nodes if node.precision != "boundary"]
-    named = [node for node in computing if node.name == anchor]
-    main = max(named or computing, key=lambda node: node.seconds, default=None)
+    named = [node for node in computing if node.name == anchor] or computing
+    products = [node for node in named if _PRODUCT.search(node.kernel)]
+    main = max(products or named, key=lambda node: node.seconds, default=None)
     seconds = sum(node.seconds for node in nodes)
     return Share("", "", seconds) if main is None else Share(main.kernel, main.precision, seconds)
 
