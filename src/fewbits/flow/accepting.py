@@ -48,13 +48,13 @@ class Decision:
     executed: Mapping[str, Share] = field(default_factory=dict)
     original_shares: Mapping[str, Share] = field(default_factory=dict)
     low_shares: Mapping[str, Share] = field(default_factory=dict)
-    table: SensitivityTable = SensitivityTable({})  # noqa: RUF009  (frozen)
+    table: SensitivityTable = field(default_factory=lambda: SensitivityTable({}))
     trials: tuple[TrialRow, ...] = ()
     front: tuple[FrontRow, ...] = ()
     accuracy: Accuracy | None = None
     comparison: Comparison | None = None
     plans: Comparison | None = None
-    correction: Correction = Correction()  # noqa: RUF009  (frozen)
+    correction: Correction = field(default_factory=Correction)
     predicted: tuple[PredictedCost, ...] = ()
     calibration: str = ""
     tuned_bytes: int = 0
