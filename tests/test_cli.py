@@ -154,7 +154,8 @@ def test_tune_hands_every_option_on(calls: Calls) -> None:
     code = run(
         *TUNE,
         *("--calibration", "c.npz", "--metric", "mine.py:score", "--lower-is-better", "--max-loss", "0.01"),
-        *("--objective", "size", "--target", "onnxruntime:cpu", "--threads", "2", "--batch", "8", "--seed", "7"),
+        *("--objective", "throughput", "--target", "onnxruntime:cpu", "--threads", "2", "--batch", "8", "--seed", "7"),
+        *("--streams", "4"),
         *("--calibration-method", "entropy", "--rule", "conv_1*=fp32", "--rule", "*=int8", "--force"),
         *("--image-size", "224x320", "--mean", "0.5,0.4,0.3", "--std", "0.25"),
     )
@@ -167,10 +168,11 @@ def test_tune_hands_every_option_on(calls: Calls) -> None:
         "evaluate": "mine.py:score",
         "higher_is_better": False,
         "max_loss": "0.01",
-        "objective": "size",
+        "objective": "throughput",
         "target": "onnxruntime:cpu",
         "threads": 2,
         "batch": 8,
+        "streams": 4,
         "calibration_method": "entropy",
         "rules": (Rule.parse("conv_1*=fp32"), Rule.parse("*=int8")),
         "images": ImageOptions((224, 320), (0.5, 0.4, 0.3), (0.25,)),

@@ -18,7 +18,7 @@ from fewbits.costs.table import CostTable
 from fewbits.data.batches import Array
 from fewbits.formats.scheme import Scheme
 from fewbits.grouping import Group
-from fewbits.measurement import Comparison, Interval, Latency
+from fewbits.measurement import Comparison, Interval, Latency, Measure
 
 STAGES = ("accepting", "placing", "screening", "searching", "benching", "floats")
 _SECOND = 1e-4
@@ -56,6 +56,7 @@ class Timing:
             latencies={name: Latency(name, second, ((second,) * 3,) * 8) for name, second in seconds.items()},
             speedups={name: Interval(speed, speed * 0.95, speed * 1.05) for name, speed in speeds.items()},
             how="made up",
+            measure=Measure.THROUGHPUT if candidates[0].streams else Measure.LATENCY,
         )
 
     def speed_of(self, name: str) -> float:

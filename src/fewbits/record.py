@@ -152,7 +152,8 @@ class TrialRow:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A finished run. `target` serves the result. `floats` compares the original on all runtimes, `plans` the plans
+    """A finished run. `target` serves the result, with `threads` shared by `streams` calls at the same time (0: one
+    after the other). `floats` compares the original on all runtimes, `plans` the plans
     that were begun with; ``None`` where there was nothing to compare.
 
     Where the target is simulated, nothing is timed: `predicted` has the costs by models of the hardware, the one that
@@ -185,6 +186,7 @@ class RunRecord:
     notes: tuple[str, ...]
     settings: Mapping[str, str]
     predicted: tuple[PredictedCost, ...] = ()
+    streams: int = 0
     version: int = VERSION
 
     __pydantic_config__ = _STRICT

@@ -33,6 +33,7 @@ def settings(**options: object) -> dict[str, str]:
         ({"calibration_method": "mse"}, {"calibration method"}),
         ({"rules": (Rule.parse("a=fp32"),)}, {"rules"}),
         ({"seed": 1}, {"seed"}),
+        ({"objective": Objective.THROUGHPUT, "streams": 3}, {"objective", "streams"}),
         ({"threads": available_cores()}, {"threads"} if available_cores() > 1 else set()),
     ],
 )

@@ -99,11 +99,17 @@ class TestVerdict:
         assert "relative loss of accuracy is 11.11%" in found.reason
         assert "more than the allowed 1%" in found.reason
 
+    @pytest.mark.parametrize("objective", [Objective.LATENCY, Objective.THROUGHPUT])
     @pytest.mark.parametrize("gain", [SAME, SLOWER, Interval(1.3, 1.0, 1.5), None])
-    def test_no_sure_gain_in_speed_keeps_the_original(self, gain: Interval | None) -> None:
-        found = verdict(Objective.LATENCY, accuracy(90, 90, "1%"), gain, 100, 30)
+    def test_no_sure_gain_in_speed_keeps_the_original(self, objective: Objective, gain: Interval | None) -> None:
+        found = verdict(objective, accuracy(90, 90, "1%"), gain, 100, 30)
         assert found.outcome is Outcome.KEPT_ORIGINAL
         assert found.reason
+
+    def test_a_gain_in_throughput_is_called_so(self) -> None:
+        found = verdict(Objective.THROUGHPUT, accuracy(90, 90, "1%"), FASTER, 100, 300)
+        assert found.outcome is Outcome.MET
+        assert "1.50x the throughput of the original" in found.reason
 
     def test_size_counts_bytes_and_mentions_a_loss_of_speed(self) -> None:
         smaller = verdict(Objective.SIZE, accuracy(90, 90, "1%"), SLOWER, 1000, 300)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fewbits.cli import arguments
-from fewbits.cli.arguments import CalibrationMethod, Data, Model, Objective, Target, Threads
+from fewbits.cli.arguments import CalibrationMethod, Data, Model, Objective, Streams, Target, Threads
 from fewbits.cli.output import show, tell
 from fewbits.console import stderr_progress
 from fewbits.errors import FewbitsError, RunError
@@ -44,11 +44,12 @@ def tune(
         ),
     ] = None,
     objective: Annotated[
-        Objective, typer.Option(help="What to make as small as possible.", rich_help_panel=_GOAL)
-    ] = Objective.LATENCY,
+        str, typer.Option(metavar="|".join(Objective), help="What to make as good as possible.", rich_help_panel=_GOAL)
+    ] = Objective.LATENCY.value,
     target: Target = "auto",
     threads: Threads = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Samples per call when latency is measured.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Samples per call when latency or throughput is measured.")] = 1,
+    streams: Streams = 0,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -93,6 +94,7 @@ def tune(
     # Frameworks load when there is work for them, so that --help and errors in options are quick.
     from fewbits import flow
     from fewbits.data import ImageOptions
+    from fewbits.flow.objectives import objective_of
     from fewbits.report.text import summary
     from fewbits.space import Rule
     from fewbits.store import RunFile, finished_steps
@@ -104,6 +106,7 @@ def tune(
             mean=(0.0,) if mean is None else arguments.channels("--mean", mean),
             std=(1.0,) if std is None else arguments.channels("--std", std),
         )
+    goal = objective_of(objective)
     rules = tuple(Rule.parse(text) for text in rule or ())
     before = finished_steps(out)
     try:
@@ -115,10 +118,11 @@ def tune(
                 evaluate=metric,
                 higher_is_better=higher_is_better,
                 max_loss=max_loss,
-                objective=objective.value,
+                objective=goal.value,
                 target=target,
                 threads=threads,
                 batch=batch,
+                streams=streams,
                 calibration_method=calibration_method.value,
                 rules=rules,
                 images=images,

@@ -173,8 +173,8 @@ def measure_accuracy(
 def _latency(job: Job, site: Site, floats: Floats, artifact: Artifact) -> Comparison:
     original = job.candidate_file(ORIGINAL, job.model.original().content)
     candidates = [
-        Candidate(ORIGINAL, original, floats.fastest, job.threads),
-        Candidate(TUNED, job.candidate_file(TUNED, artifact.content), site.name, job.threads),
+        Candidate(ORIGINAL, original, floats.fastest, job.threads, job.streams),
+        Candidate(TUNED, job.candidate_file(TUNED, artifact.content), site.name, job.threads, job.streams),
     ]
     return compare(candidates, job.inputs, progress=job.progress)
 

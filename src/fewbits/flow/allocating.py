@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
@@ -24,10 +25,12 @@ _FREE: Final = RegionCost(0.0, 0.0, 0.0, "", "", "", "")
 
 
 class Costing:
-    """What the choices on one site cost, from its table. A choice names a scheme text for every group of `names`."""
+    """What the choices on one site cost, from its table. A choice names a scheme text for every group of `names`. Where
+    throughput counts, seconds are those of a sample: a call's, divided among all samples that are in work."""
 
     def __init__(self, job: Job, site: Site) -> None:
         self._site = site
+        self._shared_by = job.shared_by
         self._graph = job.graph
         self._groups = {group.name: group for group in job.groups}
         self._neighbours = neighbours(job.graph, job.groups)
@@ -39,7 +42,7 @@ class Costing:
         return {name: tuple(map(str, self._site.space.schemes[name])) for name in self.names}
 
     def seconds(self, correction: Correction) -> Additive:
-        """Seconds per call of the groups and of the conversions between them."""
+        """Seconds per call or sample of the groups and of the conversions between them."""
         between = correction.factor(_CONVERSIONS)
         costs = {
             name: {
@@ -81,7 +84,9 @@ class Costing:
         return Parts(predicted, measured)
 
     def _cost(self, name: str, option: str) -> RegionCost:
-        return self._site.costs.costs.get(name, {}).get(option, _FREE)
+        cost = self._site.costs.costs.get(name, {}).get(option, _FREE)
+        entry, compute, exit_ = (one / self._shared_by for one in (cost.entry, cost.compute, cost.exit))
+        return replace(cost, entry=entry, compute=compute, exit=exit_)
 
     def _alone(self, name: str, option: str) -> float:
         """Conversions of tensors that come from no group or go to none."""

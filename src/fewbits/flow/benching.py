@@ -1,4 +1,4 @@
-"""Models side by side: paired latency, size, and what really ran."""
+"""Models side by side: paired latency or throughput, size, and what really ran."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from fewbits.benchmark import Candidate, compare
 from fewbits.data import DataSource, open_data
 from fewbits.errors import ModelError, UsageError
+from fewbits.flow.objectives import objective_of, streams_of
 from fewbits.flow.scratch import scratch_folder, write_scratch
 from fewbits.flow.sessions import call_inputs
 from fewbits.graph import Tensor
@@ -18,6 +19,7 @@ from fewbits.models import open_model
 from fewbits.progress import Progress, Silent
 from fewbits.targets import is_simulated, open_target
 from fewbits.targets.protocol import Executed
+from fewbits.verify.acceptance import Objective
 
 _PROFILED_CALLS = 12
 _SILENT = Silent()
@@ -25,7 +27,7 @@ _SILENT = Silent()
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Paired latencies, bytes on disk, and the nodes that ran, by model name."""
+    """Paired latencies or throughputs, bytes on disk, and the nodes that ran, by model name."""
 
     comparison: Comparison
     bytes: Mapping[str, int]
@@ -41,9 +43,14 @@ def bench(
     threads: int = 0,
     rounds: int = 8,
     batch: int = 1,
+    objective: str = "latency",
+    streams: int = 0,
     progress: Progress = _SILENT,
 ) -> BenchReport:
     """Compare the ONNX files `models` on the first `batch` samples of `data`; the first is the baseline.
+
+    The `objective` ``latency`` is measured one call at a time; ``throughput`` with `streams` calls at the same time,
+    which share the threads (0: as many as there are threads).
 
     Raises:
         UsageError: no model, files of one name, or what opening models, data and targets raises.
@@ -62,7 +69,8 @@ def bench(
             f"{target} is emulated, which takes as long as this machine likes; measure on a runtime that is here, or "
             "read the predicted costs of a run of fewbits tune"
         )
-    runtime = open_target(target, threads)
+    calls = streams_of(_timed(objective_of(objective)), streams, threads)
+    runtime = open_target(target, threads, max(1, calls))
     reads = open_model(paths[0]).inputs
     inputs = call_inputs(open_data(data, reads), reads, batch)
     sizes: dict[str, int] = {}
@@ -77,9 +85,15 @@ def bench(
             sizes[name] = artifact.size
             executed[name] = tuple(runtime.executed(artifact, inputs, _PROFILED_CALLS))
             file = write_scratch(scratch / f"{number}.onnx", artifact.content)
-            candidates.append(Candidate(name, file, runtime.name, runtime.threads))
+            candidates.append(Candidate(name, file, runtime.name, threads, calls))
         comparison = compare(candidates, inputs, rounds=rounds, progress=progress)
     return BenchReport(comparison, sizes, executed, runtime.machine)
+
+
+def _timed(objective: Objective) -> Objective:
+    if not objective.is_timed:
+        raise UsageError(f"latency or throughput is compared, not {objective}: sizes are shown in any case")
+    return objective
 
 
 def _check_same_inputs(name: str, inputs: Sequence[Tensor], first_name: str, first: Sequence[Tensor]) -> None:

@@ -30,7 +30,7 @@ def time_floats(job: Job) -> Floats:
 
 def _run(job: Job) -> Floats:
     file = job.candidate_file(ORIGINAL, job.model.original().content)
-    candidates = [Candidate(site.name, file, site.name, job.threads) for site in job.sites]
+    candidates = [Candidate(site.name, file, site.name, job.threads, job.streams) for site in job.sites]
     comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
     fastest = min(comparison.latencies.values(), key=lambda latency: latency.median).name
     job.progress.say(f"the original is fastest on {fastest}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewbits.budget import Budget
-from fewbits.data.batches import Arrays
+from fewbits.data.batches import Arrays, Batch
 from fewbits.errors import ModelError
 from fewbits.evaluation import Evaluator, Predict
 from fewbits.flow.conversions import Conversions
@@ -48,9 +48,10 @@ def asked(plan: Plan, without: Mapping[str, str] | None = None) -> Asked:
 
 @dataclass(frozen=True)
 class Job:
-    """One run's model, data and goal, and the runtimes that could serve it. `inputs` is what one call gets when
-    latency is measured, `scratch` a folder for files that only the measuring processes read, `cache` the file of
-    measured costs."""
+    """One run's model, data and goal, and the runtimes that could serve it. `inputs` is what one call gets when it is
+    timed; `threads` are those of a runtime, shared by the `streams` calls that run at the same time (0: one after the
+    other, as latency is measured). `scratch` is a folder for files that only the measuring processes read, `cache` the
+    file of measured costs."""
 
     model: Model
     conversions: Conversions
@@ -67,6 +68,8 @@ class Job:
     scratch: Path
     cache: Path
     progress: Progress
+    threads: int
+    streams: int = 0
 
     @property
     def graph(self) -> Graph:
@@ -79,9 +82,10 @@ class Job:
         return 1 if self.evaluator.uses_split else 2
 
     @property
-    def threads(self) -> int:
-        """Threads of every runtime."""
-        return self.sites[0].target.threads
+    def shared_by(self) -> int:
+        """By how many the seconds of a call are divided to compare with what is measured: 1 for seconds per call; for
+        seconds per sample the samples that all streams have in work."""
+        return self.streams * Batch(self.inputs).samples if self.streams else 1
 
     def site(self, target: str) -> Site:
         """The site of the runtime `target`. Raises KeyError."""

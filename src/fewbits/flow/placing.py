@@ -140,7 +140,7 @@ def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
     wanted = [(site, name, asked) for site in job.sites for name, asked in starts(job, site).items()]
     job.progress.stage("convert plans to begin with", len(wanted))
     baseline = Candidate(
-        ORIGINAL, job.candidate_file(ORIGINAL, job.model.original().content), floats.fastest, job.threads
+        ORIGINAL, job.candidate_file(ORIGINAL, job.model.original().content), floats.fastest, job.threads, job.streams
     )
     candidates: dict[str, Candidate] = {}
     plans: dict[str, Plan] = {}
@@ -151,7 +151,7 @@ def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
         artifact = job.conversions.of(plans[title])
         sizes[title] = artifact.size
         file = job.candidate_file(f"start_{number}", artifact.content)
-        candidates[title] = Candidate(title, file, site.name, job.threads)
+        candidates[title] = Candidate(title, file, site.name, job.threads, job.streams)
         job.progress.advance(title)
     looks = _quick(job, baseline, candidates, plans)
     best_first = sorted(candidates, key=lambda title: sizes[title] if _small(job) else looks[title].seconds)
@@ -167,7 +167,7 @@ def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
 
 
 def _small(job: Job) -> bool:
-    return job.objective is Objective.SIZE
+    return not job.objective.is_timed
 
 
 def _quick(
@@ -175,7 +175,9 @@ def _quick(
 ) -> dict[str, Quick]:
     """A short look at all `candidates`, and at the original on every runtime, as many at a time as memory holds."""
     floats = {
-        f"{ORIGINAL} on {site.name}": Candidate(f"{ORIGINAL} on {site.name}", baseline.model, site.name, job.threads)
+        f"{ORIGINAL} on {site.name}": Candidate(
+            f"{ORIGINAL} on {site.name}", baseline.model, site.name, job.threads, job.streams
+        )
         for site in job.sites
         if site.name != baseline.target
     }

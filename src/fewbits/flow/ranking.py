@@ -13,7 +13,6 @@ from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Kind
 from fewbits.plan import Choice, Plan
 from fewbits.sensitivity.table import Harm, SensitivityTable
-from fewbits.verify.acceptance import Objective
 
 SAMPLES: Final = 16
 
@@ -58,11 +57,11 @@ def _worth_it(job: Job, site: Site, name: str, used: Scheme) -> tuple[Scheme, ..
     """The schemes of the group `name` that could be on the front, and the one that is `used`.
 
     Where time counts, one is left out if a more faithful one with all its conversions takes no longer than its
-    arithmetic alone: it could only lose. Where nothing was measured, or the file's size counts, all are kept.
+    arithmetic alone: it could only lose. Where nothing was measured, or time does not count, all are kept.
     """
     costs = site.costs.usable(name)
     offered = [scheme for scheme in site.space.schemes[name] if not scheme.is_fp32]
-    if job.objective is Objective.SIZE or str(FP32) not in costs:
+    if not job.objective.is_timed or str(FP32) not in costs:
         return tuple(offered)
     kept: list[Scheme] = []
     fastest = costs[str(FP32)].total

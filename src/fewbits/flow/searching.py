@@ -90,7 +90,7 @@ def search(
     # Where nothing holds with a margin, what holds without one is the next best.
     found = descended.found or best.row.within
     seconds = _race(job, site, floats, [one for one in made if holds(one.evaluated)])
-    if seconds and job.objective is Objective.LATENCY:
+    if seconds and job.objective.is_timed:
         best = min((one for one in made if one.row.number in seconds), key=lambda one: seconds[one.row.number])
     timed = {id(one.plan): seconds[one.row.number] for one in made if one.row.number in seconds}
     front = front_rows(ladder, descended.history, best.plan, plans, timed)
@@ -158,10 +158,10 @@ def _race(job: Job, site: Site, floats: Floats, within: Sequence[Made]) -> dict[
 
 def _timed(job: Job, site: Site, floats: Floats, within: Sequence[Made]) -> dict[int, float]:
     original = job.candidate_file(ORIGINAL, job.model.original().content)
-    candidates = [Candidate(ORIGINAL, original, floats.fastest, job.threads)]
+    candidates = [Candidate(ORIGINAL, original, floats.fastest, job.threads, job.streams)]
     for one in within:
         file = job.candidate_file(f"final_{one.row.number}", job.conversions.of(one.plan).content)
-        candidates.append(Candidate(f"trial {one.row.number}", file, site.name, job.threads))
+        candidates.append(Candidate(f"trial {one.row.number}", file, site.name, job.threads, job.streams))
     comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
     baseline = comparison.latencies[ORIGINAL].median
     # The paired ratio, not the median of its own: drift of the machine cancels.

@@ -9,6 +9,7 @@ from fewbits.attribution import Share
 from fewbits.flow.accepting import Decision
 from fewbits.flow.job import Job
 from fewbits.flow.setup import Opened
+from fewbits.measurement import Comparison
 from fewbits.record import GroupRow, Prediction, RunRecord, SchemeRow
 from fewbits.sensitivity.table import Harm
 
@@ -46,12 +47,13 @@ def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float, *, resu
         kernels=_kernels(decision),
         notes=(
             *_notes(job, decision),
-            *(() if decision.comparison is None else (_shapes(job),)),
+            *(() if decision.comparison is None else (_shapes(job, decision.comparison),)),
             *decision.notes,
             *(("The run was resumed: the time is that of its last part.",) if resumed else ()),
         ),
         settings=opened.settings,
         predicted=decision.predicted,
+        streams=job.streams,
     )
 
 
@@ -105,6 +107,6 @@ def _left_alone(job: Job) -> tuple[str, ...]:
     return (f"Operations of no group, which stay as they are: {listing}.",)
 
 
-def _shapes(job: Job) -> str:
+def _shapes(job: Job, comparison: Comparison) -> str:
     shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in job.inputs.items())
-    return f"Latency was measured with inputs of shape {shapes}."
+    return f"{comparison.measure.capitalize()} was measured with inputs of shape {shapes}."

@@ -12,12 +12,13 @@ from time import perf_counter
 from fewbits.budget import Budget
 from fewbits.costs.place import default_path
 from fewbits.data import DataSource, ImageOptions
-from fewbits.errors import MetricError, UsageError
+from fewbits.errors import MetricError
 from fewbits.evaluation import Scores
 from fewbits.flow.accepting import Decision, accept, decline, refuse
 from fewbits.flow.calibrate import calibrate, choose
 from fewbits.flow.floats import time_floats
 from fewbits.flow.job import EVALUATION_BATCH, Job, asked
+from fewbits.flow.objectives import objective_of
 from fewbits.flow.placing import place, starts
 from fewbits.flow.pricing import price
 from fewbits.flow.result import Result
@@ -33,7 +34,6 @@ from fewbits.progress import Progress, Silent
 from fewbits.space import Rule
 from fewbits.store import Run, RunFile
 from fewbits.targets import is_simulated
-from fewbits.verify.acceptance import Objective
 from fewbits.verify.evaluators import EvaluateFunction, check_repeatable
 
 _SILENT = Silent()
@@ -60,6 +60,7 @@ def tune(
     force: bool = False,
     resume: bool = False,
     seed: int = 0,
+    streams: int = 0,
     progress: Progress = _SILENT,
 ) -> Result:
     """Find the fastest (or smallest) mixed-precision form of `model` that stays within `max_loss`.
@@ -71,11 +72,11 @@ def tune(
         evaluate: a metric's name, or a function ``evaluate(predict) -> float | per-sample scores``.
         higher_is_better: the direction of your own function (named metrics know theirs).
         max_loss: ``"1%"`` of the original's score, or an absolute difference such as ``0.01``.
-        objective: ``"latency"`` or ``"size"``.
+        objective: ``"latency"``, ``"throughput"`` or ``"size"``.
         target: the runtime that will serve the model; ``simulated:mpic`` emulates hardware that is not at hand and
             makes the cost small that a model of it predicts (`fewbits.costs.plugins.cost_model`).
         threads: threads of the runtime, 0 for every core.
-        batch: samples per call when latency is measured.
+        batch: samples per call when latency or throughput is measured.
         calibration_method: ``auto``, ``minmax``, ``percentile``, ``mse`` or ``entropy``.
         rules: fixed schemes for groups by name, such as ``"conv_1*=fp32"``; the first match wins.
         images: how images of a folder become input.
@@ -83,6 +84,8 @@ def tune(
         force: start anew in a directory that holds a run.
         resume: go on with a run that was stopped; no finished step is repeated.
         seed: of the splits.
+        streams: calls that run at the same time when throughput is measured, which share the threads; 0 for as many as
+            there are threads.
         progress: told of every step.
 
     Raises:
@@ -96,7 +99,7 @@ def tune(
         evaluate,
         higher_is_better,
         Budget.parse(max_loss),
-        _objective(objective),
+        objective_of(objective),
         target,
         threads,
         batch,
@@ -105,6 +108,7 @@ def tune(
         images,
         seed,
         default_path(os.environ, Path.home()),
+        streams,
     )
     with scratch_folder() as scratch:
         opened = open_request(model, request, progress)
@@ -156,7 +160,7 @@ def decide(job: Job) -> Decision:
     gained = placed.comparison.speedups[placed.name]
     if not plan.low:
         decision = decline(job, site, floats, _nothing_ran(screened), placed.comparison, screened)
-    elif job.objective is Objective.LATENCY and _hopeless(gained) and not screened.reverted:
+    elif job.objective.is_timed and _hopeless(gained) and not screened.reverted:
         decision = decline(job, site, floats, _no_gain(gained), placed.comparison, screened)
     else:
         searched = search(job, site, plan, baseline, correction, tuple(placed.looks.values()), floats)
@@ -205,10 +209,3 @@ def _run(out: str | Path | None, opened: Opened, *, force: bool, resume: bool) -
     if out is None:
         return Run.in_memory()
     return Run.create(Path(out), opened.settings, force=force, resume=resume, reads=opened.files)
-
-
-def _objective(text: str) -> Objective:
-    try:
-        return Objective(text)
-    except ValueError as error:
-        raise UsageError(f"unknown objective {text!r}; choose {' or '.join(Objective)}") from error

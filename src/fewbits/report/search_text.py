@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from fewbits.measurement import Comparison
+from fewbits.measurement import Comparison, Measure
 from fewbits.record import FrontRow, GroupRow, RunRecord, SchemeRow
 from fewbits.report.labels import scheme_labels
 from fewbits.report.predicted import amount
+from fewbits.report.rates import rate, unit
 from fewbits.report.table import heading, paragraph, table
-from fewbits.report.words import bounds, microseconds, milliseconds, readable_bytes, shortened, significant
+from fewbits.report.words import bounds, microseconds, readable_bytes, shortened, significant
 
 _SHOWN_PLANS: Final = 12
 _SHOWN_GROUPS: Final = 10
 _NAME_WIDTH: Final = 36
 _OPTIONS_WIDTH: Final = 60
+_PREDICTED_BY: Final = "predicted, by measured costs."
 
 
 def runtimes(record: RunRecord) -> list[str]:
@@ -47,8 +49,8 @@ def _timed(comparison: Comparison, what: str, ratio: str) -> list[str]:
     for name, latency in comparison.latencies.items():
         speedup = comparison.speedups.get(name)
         shown = "1" if speedup is None else f"{significant(speedup.value)}x {bounds(speedup)}"
-        rows.append((shortened(name, 60), milliseconds(latency.median), shown))
-    return table((what, "ms", ratio), rows, right=(1,))
+        rows.append((shortened(name, 60), rate(latency.median, comparison.measure), shown))
+    return table((what, unit(comparison.measure), ratio), rows, right=(1,))
 
 
 def front(record: RunRecord) -> list[str]:
@@ -59,32 +61,38 @@ def front(record: RunRecord) -> list[str]:
     shown = _spread_out(record.front)
     in_bytes = record.objective == "size"
     # Where the hardware is not at hand, costs are in the unit of their model.
-    unit = next((cost.unit for cost in record.predicted), "")
+    model_unit = next((cost.unit for cost in record.predicted), "")
+    measure = Measure.LATENCY if record.latency is None else record.latency.measure
+    timed = unit(measure)
     rows = [
         (
             "*" if row.chosen else "",
             str(place + 1),
             str(row.low),
-            amount(row.cost) if unit else readable_bytes(round(row.cost)) if in_bytes else milliseconds(row.cost),
+            amount(row.cost)
+            if model_unit
+            else readable_bytes(round(row.cost))
+            if in_bytes
+            else rate(row.cost, measure),
             f"{significant(row.harm * 100, 2)}%",
             _loss(row, relative=relative),
-            milliseconds(row.seconds) if row.seconds >= 0 else "-",
+            rate(row.seconds, measure) if row.seconds >= 0 else "-",
         )
         for place, row in shown
     ]
-    cost = unit or ("weights" if in_bytes else "ms")
-    headers = ("", "plan", "low", cost, "output error", "loss", "measured ms")
-    columns = len(headers) - bool(unit)
+    cost = model_unit or ("weights" if in_bytes else timed)
+    headers = ("", "plan", "low", cost, "output error", "loss", f"measured {timed}")
+    columns = len(headers) - bool(model_unit)
     return [
         heading(f"Predicted front ({len(shown)} of {len(record.front)} plans)"),
         *table(headers[:columns], [row[:columns] for row in rows], right=range(1, columns)),
         "",
         *paragraph(
             "low: groups that leave fp32. "
-            + (f"{unit}: predicted, by a model. " if unit else "")
-            + ("" if unit else "weights: predicted bytes. " if in_bytes else "ms: predicted, by measured costs. ")
+            + (f"{model_unit}: predicted, by a model. " if model_unit else "")
+            + ("" if model_unit else "weights: predicted bytes. " if in_bytes else f"{timed}: {_PREDICTED_BY} ")
             + "output error: predicted, squared and relative. loss: on the selection data. "
-            + ("" if unit else "measured ms: of the whole model, end to end. ")
+            + ("" if model_unit else f"measured {timed}: of the whole model, end to end. ")
             + "*: chosen."
         ),
     ]
@@ -116,12 +124,14 @@ def matter_most(record: RunRecord) -> list[str]:
     harms = sum(_harm(row) for row in known) or 1.0
     ranked = sorted(known, key=lambda row: -max(_saved(row) / seconds, _harm(row) / harms))[:_SHOWN_GROUPS]
     labels = scheme_labels(one.scheme for row in record.groups for one in row.schemes)
-    unit = next((cost.unit for cost in record.predicted), "")
+    model_unit = next((cost.unit for cost in record.predicted), "")
     rows = [
         (
             shortened(row.name, _NAME_WIDTH),
             labels.get(row.scheme, row.scheme),
-            ", ".join(_option(one, labels[one.scheme], unit) for one in row.schemes if not (unit and one.refusal)),
+            ", ".join(
+                _option(one, labels[one.scheme], model_unit) for one in row.schemes if not (model_unit and one.refusal)
+            ),
         )
         for row in ranked
     ]
@@ -130,7 +140,10 @@ def matter_most(record: RunRecord) -> list[str]:
         *table(("group", "scheme", "what each scheme costs"), rows),
         "",
         *paragraph(
-            ("scheme: " + (f"predicted {unit}" if unit else "us on its own, with conversions from and to fp32"))
+            (
+                "scheme: "
+                + (f"predicted {model_unit}" if model_unit else "us on its own, with conversions from and to fp32")
+            )
             + "; in brackets the relative squared error of the outputs that it alone causes, with its standard error."
         ),
     ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 from fewbits.budget import Budget
@@ -22,7 +24,13 @@ class Objective(StrEnum):
     """What is made as low as the accuracy budget allows."""
 
     LATENCY = "latency"
+    THROUGHPUT = "throughput"
     SIZE = "size"
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it is time that counts, so that of two plans the faster one is better."""
+        return self in (Objective.LATENCY, Objective.THROUGHPUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +142,11 @@ def _verdict(accuracy: Accuracy, better: bool, what: str) -> Verdict:
     )
 
 
-def _latency_gain(gain: Interval | None, _original_bytes: int, _tuned_bytes: int) -> tuple[bool, str]:
+def _timed_gain(what: str, gain: Interval | None, _original_bytes: int, _tuned_bytes: int) -> tuple[bool, str]:
     if gain is None:
-        return False, "The latency was not measured, so no gain is shown."
+        return False, "Nothing was timed, so no gain is shown."
     figure = (
-        f"{gain.value:.2f}x the speed of the original ({_percent(gain)} interval {gain.low:.2f} to {gain.high:.2f})"
+        f"{gain.value:.2f}x the {what} of the original ({_percent(gain)} interval {gain.low:.2f} to {gain.high:.2f})"
     )
     if is_faster(gain):
         return True, f"The tuned model has {figure}."
@@ -154,7 +162,11 @@ def _size_gain(gain: Interval | None, original_bytes: int, tuned_bytes: int) -> 
     return True, f"The tuned model has {figure}.{note}"
 
 
-_GAINS = {Objective.LATENCY: _latency_gain, Objective.SIZE: _size_gain}
+_GAINS: Final[Mapping[Objective, Callable[[Interval | None, int, int], tuple[bool, str]]]] = {
+    Objective.LATENCY: partial(_timed_gain, "speed"),
+    Objective.THROUGHPUT: partial(_timed_gain, "throughput"),
+    Objective.SIZE: _size_gain,
+}
 
 
 def _budget(accuracy: Accuracy) -> Budget:
