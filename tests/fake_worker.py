@@ -19,6 +19,8 @@ class FakeSession:
     def __init__(self, behaviour: dict[str, Any]) -> None:
         self.behaviour = behaviour
         self.calls = 0
+        # Written to, or the system would not give it.
+        self.ballast = bytearray(b"x") * behaviour.get("ballast", 0)
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
         self.calls += 1

@@ -65,6 +65,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "search": set(),
     "verify": {"graph", "data", "evaluation", "metrics", "metric_rows", "budget", "record"},
     "benchmark": {"data", "targets", "verify"},
+    "memory": {"benchmark", "data", "targets", "verify"},
     "store": {"record"},
     "weights": {"data", "models"},
     "comparison": {"formats", "data", "graph"},
@@ -72,7 +73,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "flow": DESCRIPTIONS
     | SEAMS
     | {"data", "evaluation", "metrics", "budget", "record", "models", "targets", "calibration", "sensitivity"}
-    | {"attribution", "costs", "search", "verify", "benchmark", "store", "report"}
+    | {"attribution", "costs", "search", "verify", "benchmark", "memory", "store", "report"}
     | TABLES
     | MEASURING,
     "doctor": DESCRIPTIONS | SEAMS | {"benchmark", "targets", "models", "costs"} | MEASURING,

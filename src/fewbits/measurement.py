@@ -44,3 +44,14 @@ class Comparison:
     speedups: Mapping[str, Interval]
     how: str
     measure: Measure = Measure.LATENCY
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryComparison:
+    """Peak resident bytes of fresh processes, by candidate, one for each round. `savings` gives, for every candidate
+    but the baseline, baseline bytes minus candidate bytes of the same round: above 0 is less memory."""
+
+    baseline: str
+    peaks: Mapping[str, tuple[int, ...]]
+    savings: Mapping[str, Interval]
+    how: str

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from fewbits.errors import RunError
 from fewbits.evaluation import Direction
 from fewbits.machine import Machine
-from fewbits.measurement import Comparison, Interval
+from fewbits.measurement import Comparison, Interval, MemoryComparison
 from fewbits.outcome import Outcome
 
 # A model that gives NaN has an infinite loss; plain JSON would turn that into null.
@@ -153,8 +153,8 @@ class TrialRow:
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """A finished run. `target` serves the result, with `threads` shared by `streams` calls at the same time (0: one
-    after the other). `floats` compares the original on all runtimes, `plans` the plans
-    that were begun with; ``None`` where there was nothing to compare.
+    after the other). `memory` is measured where it is the objective. `floats` compares the original on all
+    runtimes, `plans` the plans that were begun with; ``None`` where there was nothing to compare.
 
     Where the target is simulated, nothing is timed: `predicted` has the costs by models of the hardware, the one that
     was made small first, and the costs of schemes and of the front are in its unit."""
@@ -187,6 +187,7 @@ class RunRecord:
     settings: Mapping[str, str]
     predicted: tuple[PredictedCost, ...] = ()
     streams: int = 0
+    memory: MemoryComparison | None = None
     version: int = VERSION
 
     __pydantic_config__ = _STRICT

@@ -68,7 +68,7 @@ def test_throughput_has_streams_and_samples_per_second() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"objective": "size"}, "latency or throughput is compared, not size"),
+        ({"objective": "size"}, "latency, throughput, memory are compared, not size"),
         ({"objective": "energy"}, "simulated:energy"),
         ({"streams": 2}, "streams are for the objective throughput"),
     ],
@@ -76,6 +76,18 @@ def test_throughput_has_streams_and_samples_per_second() -> None:
 def test_what_is_not_compared(options: dict[str, object], said: str) -> None:
     with pytest.raises(fewbits.UsageError, match=said):
         fewbits.bench(["a.onnx"], demo_data(), threads=1, **options)  # type: ignore[arg-type]
+
+
+def test_memory_comes_with_latency() -> None:
+    Path("other").mkdir()
+    Path("other/a.onnx").write_bytes(Path("a.onnx").read_bytes())
+    found = fewbits.bench(["a.onnx", "other/a.onnx"], demo_data(), threads=1, objective="memory")
+    assert found.memory is not None
+    assert set(found.memory.peaks) == {"a.onnx", "other/a.onnx"}
+    text = describe(found)
+    assert "latency, ms" in text
+    assert "peak memory, MiB" in text
+    assert "100.3 [100.3, 100.3]" in text
 
 
 def test_nothing_to_measure() -> None:

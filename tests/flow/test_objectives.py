@@ -23,7 +23,7 @@ from fewbits.targets import TARGETS
 from fewbits.targets.probe import available_cores
 from fewbits.verify.acceptance import Objective
 from jobs import opened, priced, site
-from timing import Timing
+from timing import Timing, hurry
 
 FEW = 3
 """Samples per call, and streams."""
@@ -54,6 +54,7 @@ def test_streams_are_one_for_each_thread_unless_said() -> None:
     [
         (Objective.LATENCY, 2, "streams are for the objective throughput; latency is measured one call at a time"),
         (Objective.SIZE, 1, "streams are for the objective throughput"),
+        (Objective.MEMORY, 1, "streams are for the objective throughput"),
         (Objective.THROUGHPUT, -1, "-1 streams asked for; give 1 or more"),
     ],
 )
@@ -115,8 +116,9 @@ def test_a_resumed_run_has_the_same_streams(timed: Timing, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_throughput_on_a_real_runtime(target: str, tmp_path: Path) -> None:
+def test_throughput_on_a_real_runtime(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is made up here: a small model, measured with two streams, is returned with what was measured."""
+    hurry(monkeypatch.setattr)
     data = builders.features(90)
     result = fewbits.tune(
         builders.mlp_gelu(),
@@ -129,6 +131,7 @@ def test_throughput_on_a_real_runtime(target: str, tmp_path: Path) -> None:
         calibration_method="minmax",
         evaluate="cosine",
         max_loss="5%",
+        rules=["*=int8"],
     )
     assert result.record.latency is not None
     assert result.record.latency.measure is Measure.THROUGHPUT

@@ -39,6 +39,7 @@ class Objective(StrEnum):
     LATENCY = "latency"
     THROUGHPUT = "throughput"
     SIZE = "size"
+    MEMORY = "memory"
 
 
 class CalibrationMethod(StrEnum):

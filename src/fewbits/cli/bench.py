@@ -12,6 +12,7 @@ import typer
 from fewbits.cli.arguments import Data, Objective, Streams, Target, Threads, must_not_exist
 from fewbits.cli.output import show, tell
 from fewbits.console import stderr_progress
+from fewbits.report.memory import peak, saving
 from fewbits.report.rates import rate, rate_bounds, unit
 from fewbits.report.spread import median_interval
 from fewbits.report.table import paragraph, table
@@ -19,6 +20,7 @@ from fewbits.report.words import bounds, readable_bytes, shortened, significant
 
 if TYPE_CHECKING:
     from fewbits.flow import BenchReport
+    from fewbits.measurement import MemoryComparison
 
 
 def bench(
@@ -28,7 +30,7 @@ def bench(
     threads: Threads = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples per call.")] = 1,
     objective: Annotated[
-        str, typer.Option(metavar="latency|throughput", help="What is compared.")
+        str, typer.Option(metavar="latency|throughput|memory", help="What is compared; memory comes with latency.")
     ] = Objective.LATENCY.value,
     streams: Streams = 0,
     rounds: Annotated[int, typer.Option(min=7, help="Rounds of blocks before the first look at the intervals.")] = 8,
@@ -81,7 +83,10 @@ def describe(found: BenchReport) -> str:
             )
         )
     lines = table(("model", "size", f"{measure}, {unit(measure)}", "speed-up"), rows, right=(1,))
-    lines += ["", *paragraph(f"[low, high] are 95 % intervals. {comparison.how}."), "", "Kernels that ran"]
+    lines += ["", *paragraph(f"[low, high] are 95 % intervals. {comparison.how}."), ""]
+    if found.memory is not None:
+        lines += [*_memory(found.memory), ""]
+    lines.append("Kernels that ran")
     kernels = [
         (shortened(name, 40), f"{count} x", kernel, precision)
         for name, nodes in found.executed.items()
@@ -92,3 +97,11 @@ def describe(found: BenchReport) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in sorted(machine.versions.items()))
     lines += ["", *paragraph(f"{machine.cpu}, {machine.cores} cores, {machine.system}; {versions}")]
     return "\n".join(lines) + "\n"
+
+
+def _memory(memory: MemoryComparison) -> list[str]:
+    rows = [
+        (shortened(name, 40), peak(memory, name), saving(memory, name) if name in memory.savings else "baseline")
+        for name in memory.peaks
+    ]
+    return [*table(("model", "peak memory, MiB", "saved"), rows), "", *paragraph(f"Memory: {memory.how}.")]

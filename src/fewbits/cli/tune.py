@@ -48,7 +48,7 @@ def tune(
     ] = Objective.LATENCY.value,
     target: Target = "auto",
     threads: Threads = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Samples per call when latency or throughput is measured.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Samples per call when it is measured.")] = 1,
     streams: Streams = 0,
     calibration: Annotated[
         str | None,

@@ -10,18 +10,33 @@ from typing import Final
 from fewbits.costs.correction import Correction, Parts
 from fewbits.costs.edges import domain, neighbours
 from fewbits.costs.key import RegionCost
+from fewbits.data.batches import Batch
+from fewbits.flow.footprint import footprint
 from fewbits.flow.job import Job
 from fewbits.flow.site import Site
 from fewbits.formats.describe import bits_per_element
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.grouping import Group
-from fewbits.search.allocation import Additive, Allocation, Choice, Item
+from fewbits.search.allocation import Additive, Allocation, Choice, Item, Peak
 from fewbits.search.boundary import Crossing
+from fewbits.verify.acceptance import Objective
 
 SECONDS: Final = "seconds"
 BYTES: Final = "bytes"
+MEMORY: Final = "memory"
 _CONVERSIONS: Final = "conversions"
+_AIMS: Final = {
+    Objective.LATENCY: SECONDS,
+    Objective.THROUGHPUT: SECONDS,
+    Objective.SIZE: BYTES,
+    Objective.MEMORY: MEMORY,
+}
 _FREE: Final = RegionCost(0.0, 0.0, 0.0, "", "", "", "")
+
+
+def aim_of(objective: Objective) -> str:
+    """The resource that is made small for `objective`."""
+    return _AIMS[objective]
 
 
 class Costing:
@@ -31,6 +46,8 @@ class Costing:
     def __init__(self, job: Job, site: Site) -> None:
         self._site = site
         self._shared_by = job.shared_by
+        self._objective = job.objective
+        self._samples = Batch(job.inputs).samples
         self._graph = job.graph
         self._groups = {group.name: group for group in job.groups}
         self._neighbours = neighbours(job.graph, job.groups)
@@ -62,13 +79,19 @@ class Costing:
         }
         return Additive(BYTES, costs)
 
+    def memory(self) -> Peak:
+        """Bytes of weights and activations in one call, predicted; see `fewbits.flow.footprint`."""
+        return footprint(MEMORY, self._graph, list(self._groups.values()), self.bytes().costs, self._samples)
+
     def allocation(self, harm: Mapping[str, Mapping[str, float]], correction: Correction) -> Allocation:
         """The problem; `harm`: group → scheme text → harm, what it does not name is harmless."""
         items = [
             Item(name, {option: harm.get(name, {}).get(option, 0.0) for option in self.options[name]})
             for name in self.names
         ]
-        return Allocation(items, (self.seconds(correction), self.bytes()))
+        # Peaks are many rows for the solver, so only where they count.
+        memory = (self.memory(),) if self._objective is Objective.MEMORY else ()
+        return Allocation(items, (self.seconds(correction), self.bytes(), *memory))
 
     def parts(self, choice: Choice, measured: float) -> Parts:
         """The predicted seconds of `choice` by what a correction can scale."""

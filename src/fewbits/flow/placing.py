@@ -13,9 +13,10 @@ from typing import Final
 
 from fewbits.benchmark import Candidate, compare
 from fewbits.costs.correction import Correction, corrected
-from fewbits.flow.allocating import BYTES, SECONDS, Costing
+from fewbits.flow.allocating import Costing, aim_of
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Asked, Job, Wish
+from fewbits.flow.memory import peaks
 from fewbits.flow.names import ORIGINAL
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
@@ -99,8 +100,7 @@ def _predicted(job: Job, site: Site) -> Mapping[str, Asked]:
     costing = Costing(job, site)
     if not costing.names:
         return {}
-    aim = BYTES if job.objective is Objective.SIZE else SECONDS
-    choice = solve(init(costing.allocation({}, Correction())), aim=aim, seconds=20.0, gap=1e-3).choice
+    choice = solve(init(costing.allocation({}, Correction())), aim=aim_of(job.objective), seconds=20.0, gap=1e-3).choice
     return {
         PREDICTED: {name: Wish(Scheme.parse(option), _WHY) for name, option in choice.items() if option != str(FP32)}
     }
@@ -154,6 +154,8 @@ def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
         candidates[title] = Candidate(title, file, site.name, job.threads, job.streams)
         job.progress.advance(title)
     looks = _quick(job, baseline, candidates, plans)
+    if job.objective is Objective.MEMORY:
+        sizes.update(peaks(job, list(candidates.values())))
     best_first = sorted(candidates, key=lambda title: sizes[title] if _small(job) else looks[title].seconds)
     finalists = [candidates[title] for title in best_first[:_FINALISTS]]
     comparison = compare([baseline, *finalists], job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)

@@ -12,9 +12,10 @@ from typing import Final
 from fewbits.benchmark import Candidate, compare
 from fewbits.costs.correction import Correction
 from fewbits.evaluation import Scores
-from fewbits.flow.allocating import BYTES, SECONDS, Costing
+from fewbits.flow.allocating import SECONDS, Costing, aim_of
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import EVALUATION_BATCH, Asked, Job, Wish
+from fewbits.flow.memory import peaks
 from fewbits.flow.names import ORIGINAL
 from fewbits.flow.placing import Quick
 from fewbits.flow.ranking import rank
@@ -92,6 +93,9 @@ def search(
     seconds = _race(job, site, floats, [one for one in made if holds(one.evaluated)])
     if seconds and job.objective.is_timed:
         best = min((one for one in made if one.row.number in seconds), key=lambda one: seconds[one.row.number])
+    elif seconds and job.objective is Objective.MEMORY:
+        held = [one for one in made if one.row.number in seconds]
+        best = held[_least(job, site, [one.plan for one in held])]
     timed = {id(one.plan): seconds[one.row.number] for one in made if one.row.number in seconds}
     front = front_rows(ladder, descended.history, best.plan, plans, timed)
     return Searched(best.plan, best.evaluated, found, tuple(one.row for one in made), table, front)
@@ -168,6 +172,23 @@ def _timed(job: Job, site: Site, floats: Floats, within: Sequence[Made]) -> dict
     return {one.row.number: baseline / comparison.speedups[f"trial {one.row.number}"].value for one in within}
 
 
+def _least(job: Job, site: Site, plans: Sequence[Plan]) -> int:
+    """The place of the one of `plans` that takes the least memory."""
+    candidates = [
+        Candidate(
+            f"plan {place}",
+            job.candidate_file(f"held_{place}", job.conversions.of(plan).content),
+            site.name,
+            job.threads,
+        )
+        for place, plan in enumerate(plans)
+    ]
+    found = job.journal.step(
+        "finals", f"memory,{','.join(map(_key, plans))}", dict[str, int], lambda: dict(peaks(job, candidates))
+    )
+    return min(range(len(plans)), key=lambda place: found[f"plan {place}"])
+
+
 def _ladder(
     job: Job,
     site: Site,
@@ -183,7 +204,7 @@ def _ladder(
     }
     costing = Costing(job, _ranked(site, harm))
     allocation = costing.allocation(harm, correction)
-    resource = BYTES if job.objective is Objective.SIZE else SECONDS
+    resource = aim_of(job.objective)
     job.progress.stage("trace the front")
     front = trace(init(allocation), resource, points=_POINTS, seconds=_SECONDS)
     chosen = {name: str(start.scheme(name)) for name in costing.names}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from statistics import median
 
 from fewbits.attribution import Share
 from fewbits.flow.accepting import Decision
 from fewbits.flow.job import Job
 from fewbits.flow.setup import Opened
-from fewbits.measurement import Comparison
+from fewbits.measurement import Comparison, MemoryComparison
 from fewbits.record import GroupRow, Prediction, RunRecord, SchemeRow
 from fewbits.sensitivity.table import Harm
 
@@ -54,6 +55,7 @@ def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float, *, resu
         settings=opened.settings,
         predicted=decision.predicted,
         streams=job.streams,
+        memory=decision.memory,
     )
 
 
@@ -94,7 +96,12 @@ def _kernels(decision: Decision) -> dict[str, int]:
 
 
 def _notes(job: Job, decision: Decision) -> tuple[str, ...]:
-    return (*decision.site.space.remarks, *_left_alone(job))
+    return (*decision.site.space.remarks, *_left_alone(job), *map(_on_each, decision.floats.memories))
+
+
+def _on_each(memory: MemoryComparison) -> str:
+    listing = ", ".join(f"{median(peaks) / 2**20:.1f} MiB on {name}" for name, peaks in memory.peaks.items())
+    return f"The original takes {listing}."
 
 
 def _left_alone(job: Job) -> tuple[str, ...]:

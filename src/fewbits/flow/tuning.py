@@ -72,11 +72,11 @@ def tune(
         evaluate: a metric's name, or a function ``evaluate(predict) -> float | per-sample scores``.
         higher_is_better: the direction of your own function (named metrics know theirs).
         max_loss: ``"1%"`` of the original's score, or an absolute difference such as ``0.01``.
-        objective: ``"latency"``, ``"throughput"`` or ``"size"``.
+        objective: ``"latency"``, ``"throughput"``, ``"size"`` or ``"memory"``.
         target: the runtime that will serve the model; ``simulated:mpic`` emulates hardware that is not at hand and
             makes the cost small that a model of it predicts (`fewbits.costs.plugins.cost_model`).
         threads: threads of the runtime, 0 for every core.
-        batch: samples per call when latency or throughput is measured.
+        batch: samples per call when it is timed or its memory is measured.
         calibration_method: ``auto``, ``minmax``, ``percentile``, ``mse`` or ``entropy``.
         rules: fixed schemes for groups by name, such as ``"conv_1*=fp32"``; the first match wins.
         images: how images of a folder become input.

@@ -17,6 +17,8 @@ _SHOWN_PLANS: Final = 12
 _SHOWN_GROUPS: Final = 10
 _NAME_WIDTH: Final = 36
 _OPTIONS_WIDTH: Final = 60
+_BYTES: Final = {"size": "weights", "memory": "weights and activations"}
+"""Objectives whose costs are bytes, and of what."""
 _PREDICTED_BY: Final = "predicted, by measured costs."
 
 
@@ -59,7 +61,8 @@ def front(record: RunRecord) -> list[str]:
         return []
     relative = record.accuracy is not None and record.accuracy.relative
     shown = _spread_out(record.front)
-    in_bytes = record.objective == "size"
+    in_bytes = record.objective in _BYTES
+    bytes_of = _BYTES.get(record.objective, "")
     # Where the hardware is not at hand, costs are in the unit of their model.
     model_unit = next((cost.unit for cost in record.predicted), "")
     measure = Measure.LATENCY if record.latency is None else record.latency.measure
@@ -80,7 +83,7 @@ def front(record: RunRecord) -> list[str]:
         )
         for place, row in shown
     ]
-    cost = model_unit or ("weights" if in_bytes else timed)
+    cost = model_unit or bytes_of or timed
     headers = ("", "plan", "low", cost, "output error", "loss", f"measured {timed}")
     columns = len(headers) - bool(model_unit)
     return [
@@ -90,7 +93,7 @@ def front(record: RunRecord) -> list[str]:
         *paragraph(
             "low: groups that leave fp32. "
             + (f"{model_unit}: predicted, by a model. " if model_unit else "")
-            + ("" if model_unit else "weights: predicted bytes. " if in_bytes else f"{timed}: {_PREDICTED_BY} ")
+            + ("" if model_unit else f"{bytes_of}: predicted bytes. " if in_bytes else f"{timed}: {_PREDICTED_BY} ")
             + "output error: predicted, squared and relative. loss: on the selection data. "
             + ("" if model_unit else f"measured {timed}: of the whole model, end to end. ")
             + "*: chosen."

@@ -10,6 +10,7 @@ from fewbits.measurement import Comparison, Interval, Latency, Measure
 from fewbits.outcome import Outcome
 from fewbits.record import Accuracy, GroupRow, RunRecord
 from fewbits.report.labels import scheme_labels
+from fewbits.report.memory import memory_rows
 from fewbits.report.predicted import predicted_row
 from fewbits.report.rates import gain_word, rate, rate_bounds, unit
 from fewbits.report.search_text import front, matter_most, plans, runtimes
@@ -78,6 +79,8 @@ def _comparison_rows(record: RunRecord) -> list[tuple[str, str, str, str]]:
         rows.append(_accuracy_row(record.accuracy))
     if record.latency is not None:
         rows += _latency_rows(record.latency)
+    if record.memory is not None:
+        rows += memory_rows(record.memory)
     if record.predicted:
         return [*rows, *map(predicted_row, record.predicted)]
     if record.outcome is Outcome.MET or record.accuracy is not None or not rows:
@@ -136,6 +139,8 @@ def _how_measured(record: RunRecord) -> str:
         text += f" {_accuracy_text(record.accuracy, own_data=record.splits.acceptance == 0)}"
     if record.predicted:
         text += f" Costs are predicted by models of hardware ({record.target}), not measured."
+    if record.memory is not None:
+        text += f" Memory: {record.memory.how}."
     if record.latency is not None:
         text += f" {record.latency.measure.capitalize()}: {record.latency.how}."
         held = min(_spread(latency).confidence for latency in record.latency.latencies.values())

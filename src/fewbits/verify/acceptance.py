@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from statistics import median
 from typing import Final
 
 from fewbits.budget import Budget
 from fewbits.errors import MetricError
 from fewbits.evaluation import Direction, Scores
-from fewbits.measurement import Comparison, Interval
+from fewbits.measurement import Comparison, Interval, MemoryComparison
 from fewbits.outcome import Outcome
 from fewbits.record import Accuracy, PredictedCost
 from fewbits.verify.paired import difference_interval, mean_interval
@@ -26,6 +27,7 @@ class Objective(StrEnum):
     LATENCY = "latency"
     THROUGHPUT = "throughput"
     SIZE = "size"
+    MEMORY = "memory"
 
     @property
     def is_timed(self) -> bool:
@@ -103,13 +105,21 @@ def is_faster(gain: Interval) -> bool:
 
 
 def verdict(
-    objective: Objective, accuracy: Accuracy, gain: Interval | None, original_bytes: int, tuned_bytes: int
+    objective: Objective,
+    accuracy: Accuracy,
+    gain: Interval | None,
+    original_bytes: int,
+    tuned_bytes: int,
+    memory: MemoryComparison | None = None,
 ) -> Verdict:
-    """The outcome of a tuned model: `gain` is its paired speedup over the original, ``None`` if it was not timed.
+    """The outcome of a tuned model: `gain` is its paired speedup over the original, ``None`` if it was not timed;
+    `memory` compares it with the original, ``None`` if its memory was not measured.
 
     A loss beyond the budget is ``budget_unreachable``; no sure gain on the objective is ``kept_original``;
     else ``met``. The budget is held against the measured loss; the reason says if its interval reaches beyond.
     """
+    if objective is Objective.MEMORY:
+        return _verdict(accuracy, *_memory_gain(gain, memory))
     return _verdict(accuracy, *_GAINS[objective](gain, original_bytes, tuned_bytes))
 
 
@@ -157,9 +167,33 @@ def _size_gain(gain: Interval | None, original_bytes: int, tuned_bytes: int) -> 
     figure = f"{tuned_bytes:,} bytes against {original_bytes:,} of the original"
     if tuned_bytes >= original_bytes:
         return False, f"The tuned model has {figure}: not smaller."
-    slower = gain is not None and gain.high < 1
-    note = f" It is slower: {gain.value:.2f}x the speed of the original." if gain is not None and slower else ""
-    return True, f"The tuned model has {figure}.{note}"
+    return True, f"The tuned model has {figure}.{_slower(gain)}"
+
+
+def _memory_gain(gain: Interval | None, memory: MemoryComparison | None) -> tuple[bool, str]:
+    if memory is None:
+        return False, "The memory was not measured, so no gain is shown."
+    (name, saved), *_ = memory.savings.items()
+    figure = (
+        f"The process of the tuned model takes {_mebibytes(median(memory.peaks[name]))} MiB at its peak against "
+        f"{_mebibytes(median(memory.peaks[memory.baseline]))} MiB of the original's, Python and the runtime included: "
+        f"{_mebibytes(saved.value)} MiB less ({_percent(saved)} interval {_mebibytes(saved.low)} to "
+        f"{_mebibytes(saved.high)})"
+    )
+    if saved.low <= 0:
+        return False, f"{figure}, which is no less beyond what repeated measurements scatter."
+    return True, f"{figure}.{_slower(gain)}"
+
+
+def _slower(gain: Interval | None) -> str:
+    """The remark on a model that wins on something else than time."""
+    if gain is None or gain.high >= 1:
+        return ""
+    return f" It is slower: {gain.value:.2f}x the speed of the original."
+
+
+def _mebibytes(size: float) -> str:
+    return f"{size / 2**20:.1f}"
 
 
 _GAINS: Final[Mapping[Objective, Callable[[Interval | None, int, int], tuple[bool, str]]]] = {

@@ -69,14 +69,30 @@ def ratio_interval(baseline: Sequence[float], candidate: Sequence[float], confid
         raise ValueError(f"both must have the same rounds; {len(before)} and {len(after)} were given")
     if not ((before > 0).all() and (after > 0).all()):
         raise ValueError("seconds must be above 0")
-    ratios = before / after
-    median = float(np.median(ratios))
-    reachable = 1 - 2.0 ** (1 - len(ratios))
-    if len(ratios) == 1:
-        return Interval(median, min(median, 1.0), max(median, 1.0), reachable)
+    return _median_interval(before / after, 1.0, confidence)
+
+
+def median_difference(baseline: Sequence[float], candidate: Sequence[float], confidence: float = 0.95) -> Interval:
+    """How much less: the median over rounds of baseline minus candidate of the same round, with the interval of
+    `ratio_interval`. One round says nothing about noise: its interval reaches to 0.
+
+    Raises ValueError on no rounds and on different numbers of rounds.
+    """
+    before, after = _values(baseline), _values(candidate)
+    if len(before) != len(after):
+        raise ValueError(f"both must have the same rounds; {len(before)} and {len(after)} were given")
+    return _median_interval(before - after, 0.0, confidence)
+
+
+def _median_interval(values: Values, nothing: float, confidence: float) -> Interval:
+    """The median of `values`, between two order statistics; of a single value, from or to `nothing`."""
+    median = float(np.median(values))
+    reachable = 1 - 2.0 ** (1 - len(values))
+    if len(values) == 1:
+        return Interval(median, min(median, nothing), max(median, nothing), reachable)
     if reachable < confidence:
-        return _around(median, float(ratios.min()), float(ratios.max()), reachable)
-    exact = stats.quantile_test(ratios, p=0.5).confidence_interval(confidence)
+        return _around(median, float(values.min()), float(values.max()), reachable)
+    exact = stats.quantile_test(values, p=0.5).confidence_interval(confidence)
     return _around(median, exact.low, exact.high, confidence)
 
 
