@@ -14,6 +14,7 @@ from fewbits.flow.job import Asked, Job, Wish
 from fewbits.flow.pricing import price
 from fewbits.flow.setup import Opened, Request, open_request
 from fewbits.flow.site import Site
+from fewbits.flow.smooth import smooth
 from fewbits.models import ModelSource
 from fewbits.progress import Progress, Silent
 from fewbits.space import Rule
@@ -81,5 +82,5 @@ def wishes(one: Job, names: Iterable[str] | None = None, why: str = "it pays", a
 
 def priced(one: Opened, scratch: Path) -> Job:
     """A job whose costs are known: measured, unless a test has made them up (`timing.Timing`)."""
-    whole = job(one, scratch)
+    whole = smooth(job(one, scratch))
     return replace(whole, sites=price(whole))

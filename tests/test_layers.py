@@ -45,6 +45,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "space": {"formats", "grouping"},
     "placement": {"formats", "graph", "grouping"},
     "plan": {"formats"},
+    "smoothing": set(),
     "dialect": set(),
     "data": {"graph"},
     "evaluation": {"data"},
@@ -53,7 +54,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "budget": {"evaluation"},
     "record": {"evaluation"},
     "models.protocol": DESCRIPTIONS | {"data"},
-    "models": DESCRIPTIONS | {"dialect", "data", "models.protocol"},
+    "models": DESCRIPTIONS | {"dialect", "data", "models.protocol", "smoothing"},
     "targets.protocol": DESCRIPTIONS | {"data", "models.protocol"},
     "targets": DESCRIPTIONS | {"costs", "data"} | SEAMS,
     "attribution": DESCRIPTIONS | {"targets.protocol"},
@@ -61,7 +62,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "sensitivity.table": set(),
     "sensitivity": {"data"} | TABLES,
     "costs": {"formats", "graph", "grouping", "placement"},
-    "costs.measured": DESCRIPTIONS | SEAMS | {"attribution", "costs", "data"},
+    "costs.measured": DESCRIPTIONS | SEAMS | {"attribution", "costs", "data", "smoothing"},
     "search": set(),
     "verify": {"graph", "data", "evaluation", "metrics", "metric_rows", "budget", "record"},
     "benchmark": {"data", "targets", "verify"},
@@ -71,8 +72,9 @@ ALLOWED: Mapping[str, set[str]] = {
     "report": {"formats", "comparison", "native", "record"},
     "flow": DESCRIPTIONS
     | SEAMS
-    | {"data", "evaluation", "metrics", "budget", "record", "models", "targets", "calibration", "sensitivity"}
-    | {"attribution", "costs", "search", "verify", "benchmark", "store", "report"}
+    | {"data", "dialect", "evaluation", "metrics", "budget", "record", "models", "targets", "calibration"}
+    | {"attribution", "costs", "search", "sensitivity", "smoothing", "verify"}
+    | {"benchmark", "store", "report"}
     | TABLES
     | MEASURING,
     "doctor": DESCRIPTIONS | SEAMS | {"benchmark", "targets", "models", "costs"} | MEASURING,

@@ -12,12 +12,13 @@ from fewbits.data.padding import batch_size, pad
 from fewbits.evaluation import Predict
 from fewbits.flow.job import Job
 from fewbits.flow.sessions import predictor
+from fewbits.flow.smooth import with_smoothed
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.scheme import Scheme
 from fewbits.graph import Graph
 from fewbits.grouping import CARRIERS, Group, tied
 from fewbits.placement import coded_tensors, formats
-from fewbits.plan import Plan
+from fewbits.plan import Plan, smoothed
 from fewbits.sensitivity.output_error import output_error
 from fewbits.sensitivity.table import Harm
 
@@ -53,14 +54,15 @@ def _run(job: Job, wanted: tuple[str, ...], coded: Mapping[str, Scheme]) -> dict
     tensors = coded_tensors(job.graph, low, classes)
     codes = _codes(low, coded)
     default = next(iter(codes.values()))
-    observed = tuple(name for name in tensors if not _follows(job.graph, name, tensors))
+    observed = tuple(name for name in tensors if name in job.smoothing or not _follows(job.graph, name, tensors))
     wanted_formats = {name: codes.get(name, default) for name in observed}
+    wanted_formats |= {smoothed(name): wanted_formats[name] for name in observed if name in job.smoothing}
     data = job.splits.calibration
     if len(wanted) > 1:
         data = data.take(range(min(_COMPARED_SAMPLES, data.samples)))
     size = _samples_per_batch(job, observed)
     batches = _padded(data, size, batch_size(job.model.inputs, 0))
-    observations = job.model.observe(batches, observed)
+    observations = with_smoothed(job.model.observe(batches, observed), job.smoothing)
     methods = [method(name) for name in wanted]
     found = collect(observations, methods, wanted_formats, job.progress, ceil(data.samples / size))
     return {name: _spread(tie(ranges, classes), classes, tensors) for name, ranges in found.items()}

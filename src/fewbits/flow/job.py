@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fewbits.budget import Budget
@@ -50,7 +50,7 @@ def asked(plan: Plan, without: Mapping[str, str] | None = None) -> Asked:
 class Job:
     """One run's model, data and goal, and the runtimes that could serve it. `inputs` is what one call gets when
     latency is measured, `scratch` a folder for files that only the measuring processes read, `cache` the file of
-    measured costs."""
+    measured costs, `smoothing` the factors of the tensors that may be smoothed (`fewbits.smoothing`)."""
 
     model: Model
     conversions: Conversions
@@ -67,6 +67,7 @@ class Job:
     scratch: Path
     cache: Path
     progress: Progress
+    smoothing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def graph(self) -> Graph:
@@ -110,7 +111,13 @@ class Job:
             # Where nothing was measured, the machine does not matter.
             machine="" if is_simulated(site.name) else site.target.machine.summary(site.name.partition(":")[0]),
             calibration=calibration,
+            smoothing=self._factors(choices),
         )
+
+    def _factors(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:
+        """Those of the tensors that are smoothed for the groups of `choices`."""
+        read = {group.operands[0] for group in self.groups if Scheme.parse(choices[group.name].scheme).smoothed}
+        return {tensor: factors for tensor, factors in self.smoothing.items() if tensor in read}
 
     def why_not(self, site: Site, name: str, asked: Asked) -> str:
         """Why the group `name` stays in fp32."""

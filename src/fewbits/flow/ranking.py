@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from fewbits.flow.allocating import Costing
 from fewbits.flow.calibrate import outputs, plan_harm, search_sample
 from fewbits.flow.job import Job
 from fewbits.flow.site import Site
@@ -16,16 +18,27 @@ from fewbits.sensitivity.table import Harm, SensitivityTable
 from fewbits.verify.acceptance import Objective
 
 SAMPLES: Final = 16
+_NOTHING: Final = SensitivityTable({})
 
 
-def rank(job: Job, site: Site, start: Plan) -> SensitivityTable:
-    """The harm of every scheme that may pay, with ranges as in `start`.
+def rank(job: Job, site: Site, start: Plan, known: SensitivityTable = _NOTHING) -> SensitivityTable:
+    """The harm of every scheme that may pay on `site`, with ranges as in `start`; `known` is not measured again.
 
     Casts are measured with all groups at once and shared out in proportion to what the groups' codes harm: their
     errors are so small that one group's alone would be lost in the runtime's own rounding.
     """
-    wanted = {name: _worth_it(job, site, name, start.scheme(name)) for name in sorted(site.space.free)}
-    return harms(job, wanted, partial(_plan, start))
+    worth = {name: _worth_it(job, site, name, start.scheme(name)) for name in sorted(site.space.free)}
+    for first, second in Costing(job, site).together:
+        either = dict.fromkeys((*worth[first], *worth[second]))
+        worth.update(
+            {name: tuple(one for one in either if one in site.space.schemes[name]) for name in (first, second)}
+        )
+    wanted = {
+        name: tuple(scheme for scheme in schemes if str(scheme) not in known.harm.get(name, {}))
+        for name, schemes in worth.items()
+    }
+    found = harms(job, wanted, partial(_plan, replace(start, target=site.name, smoothing=job.smoothing)))
+    return SensitivityTable({name: {**known.harm.get(name, {}), **schemes} for name, schemes in found.harm.items()})
 
 
 def harms(
@@ -83,7 +96,7 @@ def _unfaithfulness(scheme: Scheme) -> tuple[int, int]:
 
 def _plan(start: Plan, schemes: Mapping[str, Scheme]) -> Plan:
     choices = {name: Choice(str(scheme), "to be ranked") for name, scheme in schemes.items()}
-    return Plan(start.model_sha256, choices, start.ranges, target=start.target)
+    return replace(start, choices=choices)
 
 
 def _shares(job: Job, names: list[str], found: Mapping[str, Mapping[str, Harm]]) -> Mapping[str, float]:

@@ -53,6 +53,12 @@ def screen(job: Job, site: Site, plan: Plan) -> Screened:
     return Screened(original, low, {**ignored, **slower} if pays else ignored)
 
 
+def shares(job: Job, site: Site, plan: Plan) -> Screened:
+    """Both profiles for a `plan` that came about on another runtime than what was screened; nothing is reverted."""
+    original = profile(job, site, f"original on {site.name}", job.model.original())
+    return Screened(original, profile(job, site, f"low on {site.name}", job.conversions.of(plan)), {})
+
+
 def _slower(
     plan: Plan, original: Mapping[str, Share], low: Mapping[str, Share], ignored: Mapping[str, str]
 ) -> Mapping[str, str]:

@@ -18,14 +18,16 @@ from fewbits.flow.accepting import Decision, accept, decline, refuse
 from fewbits.flow.calibrate import calibrate, choose
 from fewbits.flow.floats import time_floats
 from fewbits.flow.job import EVALUATION_BATCH, Job, asked
+from fewbits.flow.looks import correction
 from fewbits.flow.placing import place, starts
 from fewbits.flow.pricing import price
 from fewbits.flow.result import Result
 from fewbits.flow.scratch import scratch_folder
-from fewbits.flow.screening import Screened, screen
+from fewbits.flow.screening import Screened, screen, shares
 from fewbits.flow.searching import search
 from fewbits.flow.setup import Opened, Request, open_request
 from fewbits.flow.simulating import simulate
+from fewbits.flow.smooth import smooth
 from fewbits.flow.summing_up import sum_up
 from fewbits.measurement import Interval
 from fewbits.models import ModelSource
@@ -140,6 +142,7 @@ def decide(job: Job) -> Decision:
     # Before anything that takes long: a metric that does not work is the likeliest mistake.
     baseline = _baseline(job)
     floats = time_floats(job)
+    job = smooth(job)
     job = replace(job, sites=price(job))
     if not any(starts(job, site) for site in job.sites):
         return replace(refuse(job, floats), evaluations=job.baseline_evaluations)
@@ -152,16 +155,20 @@ def decide(job: Job) -> Decision:
     screened = screen(job, site, plan)
     if screened.reverted:
         plan = job.plan(site, asked(plan, screened.reverted), plan.ranges, plan.calibration)
-    correction = placed.correction(job, site)
+    looks = tuple(placed.looks.values())
     gained = placed.comparison.speedups[placed.name]
     if not plan.low:
         decision = decline(job, site, floats, _nothing_ran(screened), placed.comparison, screened)
     elif job.objective is Objective.LATENCY and _hopeless(gained) and not screened.reverted:
         decision = decline(job, site, floats, _no_gain(gained), placed.comparison, screened)
     else:
-        searched = search(job, site, plan, baseline, correction, tuple(placed.looks.values()), floats)
+        searched = search(job, site, plan, baseline, looks, floats)
+        if searched.plan.target != site.name:
+            site = job.site(searched.plan.target)
+            screened = shares(job, site, searched.plan)
         decision = accept(job, site, floats, searched, baseline, screened)
-    return replace(decision, plans=placed.comparison, correction=correction)
+        return replace(decision, plans=placed.comparison, correction=searched.correction)
+    return replace(decision, plans=placed.comparison, correction=correction(job, site, looks))
 
 
 def _baseline(job: Job) -> Scores:
