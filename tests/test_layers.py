@@ -51,7 +51,9 @@ ALLOWED: Mapping[str, set[str]] = {
     "metric_rows": {"data"},
     "metrics": {"data", "evaluation", "metric_rows"},
     "budget": {"evaluation"},
-    "record": {"evaluation"},
+    "amounts": set(),
+    "limits": {"amounts"},
+    "record": {"evaluation", "limits"},
     "models.protocol": DESCRIPTIONS | {"data"},
     "models": DESCRIPTIONS | {"dialect", "data", "models.protocol"},
     "targets.protocol": DESCRIPTIONS | {"data", "models.protocol"},
@@ -63,15 +65,16 @@ ALLOWED: Mapping[str, set[str]] = {
     "costs": {"formats", "graph", "grouping", "placement"},
     "costs.measured": DESCRIPTIONS | SEAMS | {"attribution", "costs", "data"},
     "search": set(),
-    "verify": {"graph", "data", "evaluation", "metrics", "metric_rows", "budget", "record"},
+    "verify": {"graph", "data", "evaluation", "metrics", "metric_rows", "budget", "limits", "record"},
     "benchmark": {"data", "targets", "verify"},
     "store": {"record"},
     "weights": {"data", "models"},
     "comparison": {"formats", "data", "graph"},
-    "report": {"formats", "comparison", "native", "record"},
+    "report": {"formats", "amounts", "comparison", "limits", "native", "record"},
     "flow": DESCRIPTIONS
     | SEAMS
     | {"data", "evaluation", "metrics", "budget", "record", "models", "targets", "calibration", "sensitivity"}
+    | {"amounts", "limits"}
     | {"attribution", "costs", "search", "verify", "benchmark", "store", "report"}
     | TABLES
     | MEASURING,
