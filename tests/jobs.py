@@ -14,6 +14,7 @@ from fewbits.flow.job import Asked, Job, Wish
 from fewbits.flow.pricing import price
 from fewbits.flow.setup import Opened, Request, open_request
 from fewbits.flow.site import Site
+from fewbits.limits import UNLIMITED, Limits
 from fewbits.models import ModelSource
 from fewbits.progress import Progress, Silent
 from fewbits.space import Rule
@@ -41,6 +42,7 @@ def opened(
     seed: int = 0,
     target: str = "onnxruntime",
     progress: Progress = _SILENT,
+    limits: Limits = UNLIMITED,
 ) -> Opened:
     """What `open_request` makes of these; on one runtime, unless `target` is ``auto``."""
     request = Request(
@@ -58,6 +60,7 @@ def opened(
         None,
         seed,
         default_path(os.environ, Path.home()),
+        limits,
     )
     return open_request(model, request, progress)
 

@@ -156,6 +156,7 @@ def test_tune_hands_every_option_on(calls: Calls) -> None:
         *("--calibration", "c.npz", "--metric", "mine.py:score", "--lower-is-better", "--max-loss", "0.01"),
         *("--objective", "size", "--target", "onnxruntime:cpu", "--threads", "2", "--batch", "8", "--seed", "7"),
         *("--calibration-method", "entropy", "--rule", "conv_1*=fp32", "--rule", "*=int8", "--force"),
+        *("--max-latency", "5ms", "--max-size", "20MB"),
         *("--image-size", "224x320", "--mean", "0.5,0.4,0.3", "--std", "0.25"),
     )
     assert code == 0
@@ -168,6 +169,8 @@ def test_tune_hands_every_option_on(calls: Calls) -> None:
         "higher_is_better": False,
         "max_loss": "0.01",
         "objective": "size",
+        "max_latency": "5ms",
+        "max_size": "20MB",
         "target": "onnxruntime:cpu",
         "threads": 2,
         "batch": 8,

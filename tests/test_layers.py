@@ -65,12 +65,12 @@ ALLOWED: Mapping[str, set[str]] = {
     "costs": {"formats", "graph", "grouping", "placement"},
     "costs.measured": DESCRIPTIONS | SEAMS | {"attribution", "costs", "data"},
     "search": set(),
-    "verify": {"graph", "data", "evaluation", "metrics", "metric_rows", "budget", "limits", "record"},
+    "verify": {"graph", "amounts", "data", "evaluation", "metrics", "metric_rows", "budget", "limits", "record"},
     "benchmark": {"data", "targets", "verify"},
     "store": {"record"},
     "weights": {"data", "models"},
     "comparison": {"formats", "data", "graph"},
-    "report": {"formats", "amounts", "comparison", "limits", "native", "record"},
+    "report": {"formats", "comparison", "native", "record"},
     "flow": DESCRIPTIONS
     | SEAMS
     | {"data", "evaluation", "metrics", "budget", "record", "models", "targets", "calibration", "sensitivity"}

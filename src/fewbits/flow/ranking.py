@@ -13,7 +13,6 @@ from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Kind
 from fewbits.plan import Choice, Plan
 from fewbits.sensitivity.table import Harm, SensitivityTable
-from fewbits.verify.acceptance import Objective
 
 SAMPLES: Final = 16
 
@@ -62,7 +61,7 @@ def _worth_it(job: Job, site: Site, name: str, used: Scheme) -> tuple[Scheme, ..
     """
     costs = site.costs.usable(name)
     offered = [scheme for scheme in site.space.schemes[name] if not scheme.is_fp32]
-    if job.objective is Objective.SIZE or str(FP32) not in costs:
+    if job.size_counts or str(FP32) not in costs:
         return tuple(offered)
     kept: list[Scheme] = []
     fastest = costs[str(FP32)].total

@@ -1,6 +1,6 @@
 """Groups whose low form did not run as such, or is slower than fp32 where it stands, go back to fp32.
 
-Slower groups stay low where only the file's size counts. Times come from the runtime's own profile of
+Slower groups stay low where the file's size counts. Times come from the runtime's own profile of
 the whole model, so fusions and boundaries are those that are served; because such figures do not add
 up exactly, the screened plan must win end to end.
 """
@@ -17,7 +17,7 @@ from fewbits.flow.site import Site
 from fewbits.formats.scheme import Scheme
 from fewbits.models.protocol import Artifact
 from fewbits.plan import Plan
-from fewbits.verify.acceptance import Objective, is_faster
+from fewbits.verify.acceptance import is_faster
 
 _PROFILED_CALLS = 20
 _MARGIN = 1.15
@@ -46,7 +46,7 @@ def screen(job: Job, site: Site, plan: Plan) -> Screened:
     low = profile(job, site, "placed", job.conversions.of(plan))
     job.progress.advance()
     ignored = not_executed(plan, low)
-    slower = {} if job.objective is Objective.SIZE else _slower(plan, original, low, ignored)
+    slower = {} if job.size_counts else _slower(plan, original, low, ignored)
     pays = bool(slower) and job.journal.step(
         "profile", "screened is faster", bool, lambda: _pays(job, site, plan, slower)
     )

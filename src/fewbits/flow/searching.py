@@ -15,6 +15,7 @@ from fewbits.evaluation import Scores
 from fewbits.flow.allocating import BYTES, SECONDS, Costing
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import EVALUATION_BATCH, Asked, Job, Wish
+from fewbits.flow.limited import fits, fits_file, foreseen
 from fewbits.flow.names import ORIGINAL
 from fewbits.flow.placing import Quick
 from fewbits.flow.ranking import rank
@@ -55,8 +56,9 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """The best plan of the search, its loss on the selection split, whether it is within the budget, all trials, the
-    tables that the front was made from (empty if none was needed) and the front."""
+    """The best plan of the search, its loss on the selection split, whether it is within the budget and the limits, all
+    trials, the tables that the front was made from (empty if none was needed) and the front; `why_not` says what no
+    plan reached, "" if that is the budget."""
 
     plan: Plan
     evaluated: Evaluated
@@ -64,6 +66,16 @@ class Searched:
     trials: tuple[TrialRow, ...]
     table: SensitivityTable
     front: tuple[FrontRow, ...]
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """The predicted front as a ladder, the plan of each of its rungs, and the harms that it was made from."""
+
+    table: SensitivityTable
+    ladder: Ladder
+    plans: Sequence[Plan]
 
 
 def search(
@@ -73,28 +85,35 @@ def search(
 
     Groups are ranked, and the front is traced, only if `start` misses the budget. `looks` are whole plans whose time
     is known; those on this site are rungs like the predicted ones. Of the plans that hold, the fastest end to end wins.
+    Plans that do not fit beside the job's limits are no answer, however accurate they are.
     """
     strategy: Strategy[Bracketing] = Descent()
     job.progress.stage("evaluate plans", strategy.most)
-    first = _trial(job, start, baseline, 0, "the fastest plan")
-    holds = partial(likely, job, baseline)
-    if holds(first.evaluated):
+    first = trial(job, start, baseline, 0, "the fastest plan", fits=fits(job, start))
+    holds = partial(_holds, job, baseline)
+    if holds(first):
         return Searched(start, first.evaluated, True, (first.row,), SensitivityTable({}), ())
-    table = rank(job, site, start)
-    predicted = _ladder(job, site, start, table, correction, [look for look in looks if look.target == site.name])
-    ladder, plans = _realised(job, site, start, predicted)
+    predicted = predict_front(job, site, start, correction, looks)
+    ladder, plans = predicted.ladder, predicted.plans
     job.progress.stage("evaluate plans", strategy.most)
     job.progress.advance()
     descended = descend(job, ladder, plans, baseline, strategy, [first], holds)
     made, best = descended.made, descended.best
     # Where nothing holds with a margin, what holds without one is the next best.
     found = descended.found or best.row.within
-    seconds = _race(job, site, floats, [one for one in made if holds(one.evaluated)])
-    if seconds and job.objective is Objective.LATENCY:
+    seconds = _race(job, site, floats, [one for one in made if holds(one)])
+    if seconds and not job.for_size:
         best = min((one for one in made if one.row.number in seconds), key=lambda one: seconds[one.row.number])
     timed = {id(one.plan): seconds[one.row.number] for one in made if one.row.number in seconds}
     front = front_rows(ladder, descended.history, best.plan, plans, timed)
-    return Searched(best.plan, best.evaluated, found, tuple(one.row for one in made), table, front)
+    return Searched(best.plan, best.evaluated, found, tuple(one.row for one in made), predicted.table, front)
+
+
+def predict_front(job: Job, site: Site, start: Plan, correction: Correction, looks: Sequence[Quick]) -> Predicted:
+    """The harms of the groups, the front that they and the costs predict, and the plans on it; `start` is the first."""
+    table = rank(job, site, start)
+    predicted = _ladder(job, site, start, table, correction, [look for look in looks if look.target == site.name])
+    return Predicted(table, *_realised(job, site, start, predicted))
 
 
 def likely(job: Job, baseline: Scores, evaluated: Evaluated) -> bool:
@@ -102,13 +121,19 @@ def likely(job: Job, baseline: Scores, evaluated: Evaluated) -> bool:
     return likely_holds(baseline, evaluated.scores, job.budget, job.evaluator.direction)
 
 
+def _holds(job: Job, baseline: Scores, made: Made) -> bool:
+    """Whether a plan is within the limits, and within the budget with a margin."""
+    return made.fits and likely(job, baseline, made.evaluated)
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A plan, what its evaluation gave, and the row of it in the record."""
+    """A plan, what its evaluation gave, the row of it in the record, and whether it fits beside the limits."""
 
     plan: Plan
     evaluated: Evaluated
     row: TrialRow
+    fits: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,23 +153,24 @@ def descend(
     baseline: Scores,
     strategy: Strategy[Bracketing],
     before: Sequence[Made] = (),
-    holds: Callable[[Evaluated], bool] = lambda evaluated: evaluated.within,
+    holds: Callable[[Made], bool] = lambda made: made.row.within,
 ) -> Descended:
     """Evaluate `plans`, those of the rungs of `ladder`, as far as `strategy` asks; `before` are trials of the first.
 
     `holds` is what the strategy is told about a trial: whether it is within the budget."""
     state = strategy.init(ladder, job.budget.amount)
     made = list(before)
-    history = [Trial(0, one.row.loss, holds(one.evaluated)) for one in before]
+    history = [Trial(0, one.row.loss, holds(one)) for one in before]
     while True:
         step = strategy.propose(state, history)
         if isinstance(step, Finished):
             break
-        trial = _trial(job, plans[step.place], baseline, len(made), step.why)
-        made.append(trial)
-        history.append(Trial(step.place, trial.row.loss, holds(trial.evaluated)))
-        verdict = "within" if trial.row.within else "misses"
-        job.progress.advance(f"{step.why}: loss {trial.row.loss:.4g}, {verdict} the budget")
+        plan = plans[step.place]
+        one = trial(job, plan, baseline, len(made), step.why, fits=fits(job, plan))
+        made.append(one)
+        history.append(Trial(step.place, one.row.loss, holds(one)))
+        verdict = "within the budget" if one.row.within else "misses the budget" if one.fits else "beyond a limit"
+        job.progress.advance(f"{step.why}: loss {one.row.loss:.4g}, {verdict}")
     return Descended(made, history, next(one for one in made if one.plan is plans[step.best.place]), step.found)
 
 
@@ -183,9 +209,10 @@ def _ladder(
     }
     costing = Costing(job, _ranked(site, harm))
     allocation = costing.allocation(harm, correction)
-    resource = BYTES if job.objective is Objective.SIZE else SECONDS
+    resource = BYTES if job.for_size else SECONDS
+    limits = foreseen(job, costing)
     job.progress.stage("trace the front")
-    front = trace(init(allocation), resource, points=_POINTS, seconds=_SECONDS)
+    front = trace(init(allocation), resource, points=_POINTS, limits=limits, seconds=_SECONDS)
     chosen = {name: str(start.scheme(name)) for name in costing.names}
     values = allocation.values(chosen)
     rungs = [Rung(one.choice, one.harm, one.costs[resource]) for one in front.solutions]
@@ -194,6 +221,8 @@ def _ladder(
             continue
         choice = {name: look.schemes.get(name, str(FP32)) for name in costing.names}
         known = allocation.values(choice)
+        if any(known[name] > limit for name, limit in limits.items()):
+            continue
         rungs.append(Rung(choice, known["harm"], look.seconds if resource == SECONDS else known[resource]))
     safer = sorted((rung for rung in rungs if rung.harm < values["harm"]), key=lambda rung: (rung.harm, rung.cost))
     original = dict.fromkeys(costing.names, str(FP32))
@@ -218,14 +247,14 @@ def _ranked(site: Site, harm: Mapping[str, Mapping[str, float]]) -> Site:
 
 
 def _realised(job: Job, site: Site, start: Plan, predicted: Ladder) -> tuple[Ladder, list[Plan]]:
-    """The rungs of `predicted` that come to different plans, and these plans.
+    """The rungs of `predicted` that come to different plans with files that are not too large, and these plans.
 
     A rung whose groups have no neighbour left to stay low with comes to the original, which is the last rung already.
     """
     ladder, plans = [predicted[0]], [start]
     for rung in predicted[1:-1]:
         plan = _plan(job, site, start, rung)
-        if plan.low and all(_key(plan) != _key(other) for other in plans):
+        if plan.low and all(_key(plan) != _key(other) for other in plans) and fits_file(job, plan):
             ladder.append(rung)
             plans.append(plan)
     return [*ladder, predicted[-1]], [*plans, _plan(job, site, start, predicted[-1])]
@@ -259,7 +288,8 @@ def front_rows(
     )
 
 
-def _trial(job: Job, plan: Plan, baseline: Scores, number: int, why: str) -> Made:
+def trial(job: Job, plan: Plan, baseline: Scores, number: int, why: str, *, fits: bool) -> Made:
+    """Evaluate `plan` on the selection split; `fits` says whether it is within the limits."""
     evaluated = job.journal.step("trial", _key(plan), Evaluated, lambda: _score(job, plan, baseline))
     row = TrialRow(
         number=number,
@@ -267,20 +297,21 @@ def _trial(job: Job, plan: Plan, baseline: Scores, number: int, why: str) -> Mad
         reverted=len(plan.choices) - len(plan.low),
         score=evaluated.scores.value,
         loss=evaluated.loss,
-        within=evaluated.within,
+        within=evaluated.within and fits,
         samples=evaluated.samples,
         seconds=evaluated.seconds,
     )
-    return Made(plan, evaluated, row)
+    return Made(plan, evaluated, row, fits)
 
 
 def _score(job: Job, plan: Plan, baseline: Scores) -> Evaluated:
-    """Evaluate `plan`, no further than is needed to tell that it is hopeless or sure."""
+    """Evaluate `plan`, no further than is needed to tell that it is hopeless or sure; to the end where the least loss
+    is looked for."""
     start = perf_counter()
     evaluator, selection = job.evaluator, job.splits.selection
     with job.site(plan.target).target.open(job.conversions.of(plan)) as session:
         predict = predictor(session, job.model.inputs)
-        if evaluator.uses_split:
+        if evaluator.uses_split and job.objective is not Objective.ACCURACY:
             raced = race(
                 lambda part: evaluator(predict, selection.take(part), EVALUATION_BATCH),
                 baseline,

@@ -15,11 +15,13 @@ from fewbits.data.batches import Arrays
 from fewbits.errors import DataError, ModelError, UsageError
 from fewbits.evaluation import Direction, Evaluator, Predict
 from fewbits.flow.conversions import Conversions
+from fewbits.flow.goal import check_goal
 from fewbits.flow.job import Job, refuse_quantised
 from fewbits.flow.sessions import call_inputs, predictor
 from fewbits.flow.site import Site
 from fewbits.graph import Graph
 from fewbits.grouping import Group, group
+from fewbits.limits import UNLIMITED, Limits
 from fewbits.models import ModelSource, open_model
 from fewbits.models.protocol import Model
 from fewbits.progress import Progress
@@ -56,6 +58,7 @@ class Request:
     images: ImageOptions | None
     seed: int
     cache: Path
+    limits: Limits = UNLIMITED
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Opened:
             original=self.original,
             budget=self.request.budget,
             objective=self.request.objective,
+            limits=self.request.limits,
             splits=self.splits,
             inputs=self.inputs,
             calibration_method=self.request.calibration_method,
@@ -106,6 +110,7 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         method(request.calibration_method)
     if request.batch < 1:
         raise UsageError(f"a call has at least one sample, not {request.batch}; give --batch 1 or more")
+    check_goal(request.objective, request.budget, request.limits, request.target)
     if is_simulated(request.target) and request.objective is Objective.SIZE:
         raise UsageError(
             f"what is made small on {request.target} is the cost that its model predicts, so leave --objective out; "
@@ -213,6 +218,7 @@ def _settings(
         "metric": f"{evaluator.name} ({evaluator.direction} is better)",
         "max loss": str(request.budget),
         "objective": str(request.objective),
+        "limits": str(request.limits),
         "target": ", ".join(target.name for target in targets),
         "threads": str(targets[0].threads),
         "batch": str(request.batch),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 
 from fewbits.evaluation import Scores
@@ -65,7 +64,9 @@ def _search(job: Job, forecast: Forecast, planner: _Planner, baseline: Scores) -
     plans = [planner.of(rung) for rung in ladder]
     strategy = Descent(_TRIALS)
     job.progress.stage("evaluate plans", strategy.most)
-    descended = descend(job, ladder, plans, baseline, strategy, holds=partial(likely, job, baseline))
+    descended = descend(
+        job, ladder, plans, baseline, strategy, holds=lambda made: likely(job, baseline, made.evaluated)
+    )
     within = [one for one in descended.made if one.row.within]
     best = descended.best
     if not descended.found and within:

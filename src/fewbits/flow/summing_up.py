@@ -51,6 +51,7 @@ def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float, *, resu
             *(("The run was resumed: the time is that of its last part.",) if resumed else ()),
         ),
         settings=opened.settings,
+        limits=job.limits,
         predicted=decision.predicted,
     )
 
