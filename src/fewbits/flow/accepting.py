@@ -12,6 +12,7 @@ from fewbits.evaluation import Scores
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import EVALUATION_BATCH, Job
 from fewbits.flow.names import ORIGINAL, TUNED
+from fewbits.flow.schedule import most_trials, tell
 from fewbits.flow.screening import Screened, not_executed, profile
 from fewbits.flow.searching import Searched
 from fewbits.flow.sessions import predictor
@@ -109,6 +110,7 @@ def accept(job: Job, site: Site, floats: Floats, searched: Searched, baseline: S
     """Measure accuracy and latency of what the search found, and decide."""
     artifact = job.conversions.of(searched.plan)
     original = job.model.original()
+    tell(job, 0)
     job.progress.stage("evaluate for acceptance", 1)
     accuracy, evaluations = measure_accuracy(job, site, searched, artifact, baseline)
     job.progress.advance(f"loss {accuracy.loss.value:.4g}")
@@ -154,6 +156,7 @@ def accept(job: Job, site: Site, floats: Floats, searched: Searched, baseline: S
         evaluations=job.baseline_evaluations + len(searched.trials) + evaluations,
         best=artifact if unreachable else None,
         best_plan=searched.plan if unreachable else None,
+        most_trials=most_trials(job),
         notes=tuple(f"{name}: {why}" for name, why in unmet.items()),
     )
 

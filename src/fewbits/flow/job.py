@@ -11,6 +11,8 @@ from fewbits.data.batches import Arrays
 from fewbits.errors import ModelError
 from fewbits.evaluation import Evaluator, Predict
 from fewbits.flow.conversions import Conversions
+from fewbits.flow.deadline import Deadline
+from fewbits.flow.pace import Pace
 from fewbits.flow.scratch import write_scratch
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
@@ -52,7 +54,7 @@ class Job:
     """One run's model, data and goal, and the runtimes that could serve it. `inputs` is what one call gets when
     latency is measured, `scratch` a folder for files that only the measuring processes read, `cache` the file of
     measured costs. `limits` is what the model may cost, `trials` how many plans may be evaluated (``None``: as many as
-    the search is made for)."""
+    the search is made for), `deadline` when the run has to end, by what its `pace` foretells."""
 
     model: Model
     conversions: Conversions
@@ -69,6 +71,8 @@ class Job:
     scratch: Path
     cache: Path
     progress: Progress
+    pace: Pace
+    deadline: Deadline
     limits: Limits = UNLIMITED
     trials: int | None = None
 

@@ -11,6 +11,7 @@ from fewbits.flow.allocating import BYTES, SECONDS, Costing
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Job
 from fewbits.flow.names import ORIGINAL
+from fewbits.flow.pace import Work
 from fewbits.formats.scheme import FP32
 from fewbits.measurement import Latency
 from fewbits.models.protocol import Artifact
@@ -42,8 +43,12 @@ def original_figures(job: Job, floats: Floats) -> Figures:
 def quick_seconds(job: Job, plan: Plan) -> float:
     """Seconds per call of the model under `plan`, at a quick look."""
     artifact = job.conversions.of(plan)
+
+    def timed() -> float:
+        return job.pace.timed(Work.LOOK, lambda: _timed(job, plan.target, artifact))
+
     key = hashlib.sha256(artifact.content).hexdigest()[:16]
-    return job.journal.step("limits", f"{plan.target} {key}", float, lambda: _timed(job, plan.target, artifact))
+    return job.journal.step("limits", f"{plan.target} {key}", float, timed)
 
 
 def fits(job: Job, plan: Plan) -> bool:

@@ -13,10 +13,13 @@ from typing import Final
 from fewbits.benchmark import Candidate, compare
 from fewbits.costs.correction import Correction
 from fewbits.evaluation import Scores
+from fewbits.flow.deadline import Stage
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Job
 from fewbits.flow.limited import original_figures, quick_seconds
+from fewbits.flow.pace import Work
 from fewbits.flow.placing import Quick
+from fewbits.flow.schedule import acceptance_seconds, most_trials, tell, trial_seconds
 from fewbits.flow.searching import Made, Searched, front_rows, predict_front, trial
 from fewbits.flow.site import Site
 from fewbits.measurement import Latency
@@ -25,8 +28,6 @@ from fewbits.search.ascent import Ascent
 from fewbits.search.problem import Attempt, Finished, Ladder, Trial
 from fewbits.verify.within import likely_within
 
-TRIALS: Final = 3
-"""So many neighbours on the front are evaluated."""
 _ROUNDS: Final = 8
 _LIMIT: Final = 1.0
 """Costs are shares of the limits."""
@@ -40,13 +41,16 @@ def search_most_accurate(
     front = predict_front(job, site, start, correction, looks)
     ladder, plans = front.ladder, front.plans
     climbed = _climb(job, ladder, plans, floats)
-    places = _finalists(climbed.best.place, job.trials)
+    places = _finalists(climbed.best.place, most_trials(job))
     timed = _latencies(job, site, plans, places)
     within = _within(job, plans, places, timed) if climbed.found else []
+    tell(job, len(within))
     tried = within or [min(timed, key=lambda place: timed[place].median, default=climbed.best.place)]
     job.progress.stage("evaluate plans", len(tried))
     made: list[tuple[int, Made]] = []
     for place in tried:
+        if made and job.deadline.stops(Stage.TRY, len(made), len(tried), trial_seconds(job) + acceptance_seconds(job)):
+            break
         why = f"plan {place + 1} of {len(ladder)} on the predicted front, {_said(job, plans[place], timed.get(place))}"
         one = trial(job, plans[place], baseline, len(made), why, fits=bool(within))
         made.append((place, one))
@@ -68,10 +72,15 @@ def _climb(job: Job, ladder: Ladder, plans: Sequence[Plan], floats: Floats) -> F
     original = original_figures(job, floats)
     seconds = 0.0 if original.seconds is None else original.seconds.value
     history = [Trial(len(ladder) - 1, job.limits.use(seconds, original.size), within=False)]
-    strategy = Ascent()
-    state = strategy.init(ladder, _LIMIT)
-    job.progress.stage("time plans on the front", strategy.most)
-    while isinstance(step := strategy.propose(state, history), Attempt):
+    most = Ascent().most
+    state = Ascent().init(ladder, _LIMIT)
+    job.progress.stage("time plans on the front", most)
+    after = trial_seconds(job) + acceptance_seconds(job)
+    while isinstance(step := Ascent(most).propose(state, history), Attempt):
+        done = len(history) - 1
+        if done and job.deadline.stops(Stage.TIME, done, most, job.pace.each(Work.LOOK) + after):
+            most = done
+            continue
         plan = plans[step.place]
         seconds = 0.0 if job.limits.seconds is None else quick_seconds(job, plan)
         use = job.limits.use(seconds, job.conversions.of(plan).size)
@@ -80,10 +89,9 @@ def _climb(job: Job, ladder: Ladder, plans: Sequence[Plan], floats: Floats) -> F
     return step
 
 
-def _finalists(best: int, trials: int | None) -> list[int]:
+def _finalists(best: int, trials: int) -> list[int]:
     """The safest plan and its faster neighbours, and the fastest, which is the last resort."""
-    count = TRIALS if trials is None else trials
-    return list(dict.fromkeys([*range(best, max(best - count, -1), -1), 0]))
+    return list(dict.fromkeys([*range(best, max(best - trials, -1), -1), 0]))
 
 
 def _latencies(job: Job, site: Site, plans: Sequence[Plan], places: Sequence[int]) -> dict[int, Latency]:
@@ -116,8 +124,7 @@ def _within(job: Job, plans: Sequence[Plan], places: Sequence[int], timed: dict[
         sure = [place for place in places if likely_within(job.limits, timed[place], sizes[place])] or [
             place for place in places if job.limits.hold(timed[place].median, sizes[place])
         ]
-    most = TRIALS if job.trials is None else job.trials
-    return sure[:most]
+    return sure[: most_trials(job)]
 
 
 def _said(job: Job, plan: Plan, latency: Latency | None) -> str:

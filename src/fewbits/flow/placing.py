@@ -18,6 +18,7 @@ from fewbits.flow.floats import Floats
 from fewbits.flow.job import Asked, Job, Wish
 from fewbits.flow.limited import foreseen
 from fewbits.flow.names import ORIGINAL
+from fewbits.flow.pace import Work
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Kind
@@ -162,7 +163,12 @@ def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
         candidates, key=lambda title: (title in beyond, sizes[title] if job.for_size else looks[title].seconds)
     )
     finalists = [candidates[title] for title in best_first[:_FINALISTS]]
-    comparison = compare([baseline, *finalists], job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
+    everyone = [baseline, *finalists]
+    comparison = job.pace.timed(
+        Work.ROUND,
+        lambda: compare(everyone, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress),
+        _ROUNDS * len(everyone),
+    )
     speeds = {one.name: comparison.speedups[one.name].value for one in finalists}
     best = finalists[0].name if job.for_size else max(speeds, key=lambda title: (title not in beyond, speeds[title]))
     said = ", ".join(f"{name} {speed:.2f}x" for name, speed in speeds.items())

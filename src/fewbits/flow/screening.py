@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fewbits.attribution import Share, attribute
 from fewbits.benchmark import Candidate, compare
 from fewbits.flow.job import Job, asked
+from fewbits.flow.pace import Work
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import Scheme
 from fewbits.models.protocol import Artifact
@@ -35,7 +36,12 @@ class Screened:
 
 def profile(job: Job, site: Site, name: str, artifact: Artifact) -> Mapping[str, Share]:
     """Group → what ran for it when `artifact` is called on `site`."""
-    return job.journal.step("profile", name, dict[str, Share], lambda: _profile(job, site, artifact))
+    return job.journal.step(
+        "profile",
+        name,
+        dict[str, Share],
+        lambda: job.pace.timed(Work.PROFILE, lambda: _profile(job, site, artifact)),
+    )
 
 
 def screen(job: Job, site: Site, plan: Plan) -> Screened:

@@ -6,25 +6,28 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from time import perf_counter
 from typing import Final
 
 from fewbits.benchmark import Candidate, compare
 from fewbits.costs.correction import Correction
 from fewbits.evaluation import Scores
 from fewbits.flow.allocating import BYTES, SECONDS, Costing
+from fewbits.flow.deadline import Stage
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import EVALUATION_BATCH, Asked, Job, Wish
 from fewbits.flow.limited import fits, fits_file, foreseen
 from fewbits.flow.names import ORIGINAL
+from fewbits.flow.pace import Work
 from fewbits.flow.placing import Quick
 from fewbits.flow.ranking import rank
+from fewbits.flow.schedule import Punctual, acceptance_seconds, most_trials, tell, trace_seconds, trials_left
 from fewbits.flow.sessions import predictor
 from fewbits.flow.site import Site
+from fewbits.flow.unranked import completed
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.plan import Plan
 from fewbits.record import FrontRow, TrialRow
-from fewbits.search.descent import Bracketing, Descent
+from fewbits.search.descent import Bracketing
 from fewbits.search.front import trace
 from fewbits.search.problem import Finished, Ladder, Rung, Strategy, Trial
 from fewbits.search.program import init
@@ -35,7 +38,6 @@ from fewbits.verify.racing import race
 from fewbits.verify.sequential import loss_bounds
 
 _POINTS: Final = 48
-_SECONDS: Final = 30.0
 _ROUNDS: Final = 8
 _WORST: Final = 1e6
 """Harm of a scheme that breaks the model: large, but a number that a solver can add."""
@@ -87,14 +89,17 @@ def search(
     is known; those on this site are rungs like the predicted ones. Of the plans that hold, the fastest end to end wins.
     Plans that do not fit beside the job's limits are no answer, however accurate they are.
     """
-    strategy: Strategy[Bracketing] = Descent()
+    strategy = Punctual(job, most_trials(job))
     job.progress.stage("evaluate plans", strategy.most)
     first = trial(job, start, baseline, 0, "the fastest plan", fits=fits(job, start))
     holds = partial(_holds, job, baseline)
     if holds(first):
         return Searched(start, first.evaluated, True, (first.row,), SensitivityTable({}), ())
+    if strategy.is_over(1):
+        return Searched(start, first.evaluated, first.row.within, (first.row,), SensitivityTable({}), ())
     predicted = predict_front(job, site, start, correction, looks)
     ladder, plans = predicted.ladder, predicted.plans
+    tell(job, trials_left(job))
     job.progress.stage("evaluate plans", strategy.most)
     job.progress.advance()
     descended = descend(job, ladder, plans, baseline, strategy, [first], holds)
@@ -178,6 +183,10 @@ def _race(job: Job, site: Site, floats: Floats, within: Sequence[Made]) -> dict[
     """Seconds per call, end to end, by trial number, of the plans that hold; nothing where there is no choice."""
     if len(within) < 2:
         return {}
+    rounds = _ROUNDS * (len(within) + 1)
+    need = rounds * job.pace.each(Work.ROUND) + acceptance_seconds(job)
+    if job.deadline.stops(Stage.RACE, 0, 1, need):
+        return {}
     key = ",".join(_key(one.plan) for one in within)
     return job.journal.step("finals", key, dict[int, float], lambda: _timed(job, site, floats, within))
 
@@ -204,15 +213,16 @@ def _ladder(
 ) -> Ladder:
     """The predicted front and the plans whose time is known, without those that are worse than another in both;
     `start` is the first rung and the original the last one in any case."""
-    harm = {
+    ranked = {
         name: {scheme: min(one, _WORST) for scheme, one in schemes.items()} for name, schemes in table.values.items()
     }
+    harm = completed(ranked, start)
     costing = Costing(job, _ranked(site, harm))
     allocation = costing.allocation(harm, correction)
     resource = BYTES if job.for_size else SECONDS
     limits = foreseen(job, costing)
     job.progress.stage("trace the front")
-    front = trace(init(allocation), resource, points=_POINTS, limits=limits, seconds=_SECONDS)
+    front = trace(init(allocation), resource, points=_POINTS, limits=limits, seconds=trace_seconds(job))
     chosen = {name: str(start.scheme(name)) for name in costing.names}
     values = allocation.values(chosen)
     rungs = [Rung(one.choice, one.harm, one.costs[resource]) for one in front.solutions]
@@ -290,7 +300,9 @@ def front_rows(
 
 def trial(job: Job, plan: Plan, baseline: Scores, number: int, why: str, *, fits: bool) -> Made:
     """Evaluate `plan` on the selection split; `fits` says whether it is within the limits."""
-    evaluated = job.journal.step("trial", _key(plan), Evaluated, lambda: _score(job, plan, baseline))
+    evaluated = job.journal.step(
+        "trial", _key(plan), Evaluated, lambda: job.pace.timed(Work.TRIAL, lambda: _score(job, plan, baseline))
+    )
     row = TrialRow(
         number=number,
         what=why,
@@ -307,7 +319,7 @@ def trial(job: Job, plan: Plan, baseline: Scores, number: int, why: str, *, fits
 def _score(job: Job, plan: Plan, baseline: Scores) -> Evaluated:
     """Evaluate `plan`, no further than is needed to tell that it is hopeless or sure; to the end where the least loss
     is looked for."""
-    start = perf_counter()
+    start = job.pace.clock()
     evaluator, selection = job.evaluator, job.splits.selection
     with job.site(plan.target).target.open(job.conversions.of(plan)) as session:
         predict = predictor(session, job.model.inputs)
@@ -323,7 +335,7 @@ def _score(job: Job, plan: Plan, baseline: Scores) -> Evaluated:
         else:
             scores = evaluator(predict, selection, EVALUATION_BATCH)
             loss = job.budget.loss(baseline, scores, evaluator.direction)
-    return Evaluated(scores, loss, job.budget.holds(loss), scores.samples, perf_counter() - start)
+    return Evaluated(scores, loss, job.budget.holds(loss), scores.samples, job.pace.clock() - start)
 
 
 def _key(plan: Plan) -> str:

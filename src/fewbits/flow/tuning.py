@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -17,10 +18,12 @@ from fewbits.evaluation import Scores
 from fewbits.flow.accepting import Decision, accept, decline, refuse
 from fewbits.flow.bounded import bounded, keep, original_misses, original_suffices
 from fewbits.flow.calibrate import calibrate, choose
+from fewbits.flow.effort import Effort
 from fewbits.flow.floats import Floats, time_floats
 from fewbits.flow.goal import budget_of, objective_of
 from fewbits.flow.job import EVALUATION_BATCH, Job, asked
 from fewbits.flow.most_accurate import search_most_accurate
+from fewbits.flow.pace import Work
 from fewbits.flow.placing import place, starts
 from fewbits.flow.pricing import price
 from fewbits.flow.result import Result
@@ -56,6 +59,8 @@ def tune(
     objective: str = "latency",
     max_latency: str | float | None = None,
     max_size: str | float | None = None,
+    max_trials: int | None = None,
+    max_seconds: str | float | None = None,
     target: str = "auto",
     threads: int = 0,
     batch: int = 1,
@@ -82,6 +87,9 @@ def tune(
         objective: ``"latency"``, ``"size"``, or ``"accuracy"``: the least loss within `max_latency` and `max_size`.
         max_latency: the most that a call may take, end to end: ``"5ms"``, or seconds.
         max_size: the largest file: ``"20MB"``, ``"16MiB"``, or bytes.
+        max_trials: how many plans the search may evaluate; without it 5 (3 for ``"accuracy"``).
+        max_seconds: about how long it may all take: seconds, or ``"10m"``. What can be shortened ends early then, with
+            a note; acceptance is never left out.
         target: the runtime that will serve the model; ``simulated:mpic`` emulates hardware that is not at hand and
             makes the cost small that a model of it predicts (`fewbits.costs.plugins.cost_model`).
         threads: threads of the runtime, 0 for every core.
@@ -117,11 +125,12 @@ def tune(
         seed,
         default_path(os.environ, Path.home()),
         Limits.parse(max_latency, max_size),
+        Effort.parse(max_trials, max_seconds),
     )
     with scratch_folder() as scratch:
         opened = open_request(model, request, progress)
         with _run(out, opened, force=force, resume=resume) as run:
-            job = opened.job(run.journal, scratch, progress)
+            job = opened.job(run.journal, scratch, progress, perf_counter, started)
             decision = decide(job)
             record = sum_up(job, opened, decision, perf_counter() - started, resumed=run.resumed)
             serving = job.site(decision.target).target
@@ -187,10 +196,11 @@ def _baseline(job: Job) -> Scores:
 
     def measure() -> Scores:
         if not evaluator.uses_split:
-            return check_repeatable(evaluator, job.original, selection, EVALUATION_BATCH)
+            twice = partial(check_repeatable, evaluator, job.original, selection, EVALUATION_BATCH)
+            return job.pace.timed(Work.EVALUATION, twice, 2)
         few = job.splits.search.take(range(min(_REPEATED_SAMPLES, job.splits.search.samples)))
         check_repeatable(evaluator, job.original, few, EVALUATION_BATCH)
-        whole = evaluator(job.original, selection, EVALUATION_BATCH)
+        whole = job.pace.timed(Work.EVALUATION, lambda: evaluator(job.original, selection, EVALUATION_BATCH))
         if not isfinite(whole.value):
             raise MetricError(f"{evaluator.name} gives {whole.value} for the original model; check labels and data")
         return whole
