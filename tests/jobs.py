@@ -10,6 +10,7 @@ from pathlib import Path
 from fewbits.budget import Budget
 from fewbits.costs.place import default_path
 from fewbits.data import DataSource
+from fewbits.flow.effort import FULL, Effort
 from fewbits.flow.job import Asked, Job, Wish
 from fewbits.flow.pricing import price
 from fewbits.flow.setup import Opened, Request, open_request
@@ -43,6 +44,7 @@ def opened(
     target: str = "onnxruntime",
     progress: Progress = _SILENT,
     limits: Limits = UNLIMITED,
+    effort: Effort = FULL,
 ) -> Opened:
     """What `open_request` makes of these; on one runtime, unless `target` is ``auto``."""
     request = Request(
@@ -61,6 +63,7 @@ def opened(
         seed,
         default_path(os.environ, Path.home()),
         limits,
+        effort,
     )
     return open_request(model, request, progress)
 

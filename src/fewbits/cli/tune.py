@@ -108,6 +108,24 @@ def tune(
             rich_help_panel=_SEARCH,
         ),
     ] = None,
+    max_trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many plans the search may evaluate; 5, or 3 for --objective accuracy, if not given.",
+            show_default=False,
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="About how long it may all take: 90s, 10m, 2h. The best plan found by then is accepted as any other.",
+            show_default=False,
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the splits and intervals.", rich_help_panel=_SEARCH)] = 0,
     force: Annotated[bool, typer.Option("--force", help="Start anew in a directory that holds a run.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
@@ -144,6 +162,8 @@ def tune(
                 objective=objective.value,
                 max_latency=max_latency,
                 max_size=max_size,
+                max_trials=max_trials,
+                max_seconds=max_time,
                 target=target,
                 threads=threads,
                 batch=batch,

@@ -30,14 +30,15 @@ def probe_in_time(deadline: Deadline, wanted: Wanted, measure: Measure) -> CostT
     began = deadline.elapsed
     table = measure(_only(wanted, chosen))
     measured = table.measured
+    each = (deadline.elapsed - began) / max(1, len(chosen))
     # All that was measured before comes from the cache, so each call takes what is new in it.
     for done, scheme in enumerate(others):
-        last = deadline.elapsed - began
-        if deadline.stops(Stage.PROBE, done, len(others), last + deadline.share(1 - _SHARE)):
+        if deadline.stops(Stage.PROBE, done, len(others), each + deadline.share(1 - _SHARE)):
             break
         chosen.add(scheme)
         began = deadline.elapsed
         table = measure(_only(wanted, chosen))
+        each = deadline.elapsed - began
         measured += table.measured
     known = table.measured + table.known - measured
     return replace(table, costs=_refusing(table, wanted, offered - chosen), measured=measured, known=known)
