@@ -10,11 +10,13 @@ from pathlib import Path
 from fewbits.budget import Budget
 from fewbits.costs.place import default_path
 from fewbits.data import DataSource
+from fewbits.flow.effort import FULL, Effort
 from fewbits.flow.job import Asked, Job, Wish
 from fewbits.flow.pricing import price
 from fewbits.flow.setup import Opened, Request, open_request
 from fewbits.flow.site import Site
 from fewbits.flow.smooth import smooth
+from fewbits.limits import UNLIMITED, Limits
 from fewbits.models import ModelSource
 from fewbits.progress import Progress, Silent
 from fewbits.space import Rule
@@ -42,6 +44,8 @@ def opened(
     seed: int = 0,
     target: str = "onnxruntime",
     progress: Progress = _SILENT,
+    limits: Limits = UNLIMITED,
+    effort: Effort = FULL,
 ) -> Opened:
     """What `open_request` makes of these; on one runtime, unless `target` is ``auto``."""
     request = Request(
@@ -59,6 +63,8 @@ def opened(
         None,
         seed,
         default_path(os.environ, Path.home()),
+        limits,
+        effort,
     )
     return open_request(model, request, progress)
 

@@ -156,6 +156,7 @@ def test_tune_hands_every_option_on(calls: Calls) -> None:
         *("--calibration", "c.npz", "--metric", "mine.py:score", "--lower-is-better", "--max-loss", "0.01"),
         *("--objective", "size", "--target", "onnxruntime:cpu", "--threads", "2", "--batch", "8", "--seed", "7"),
         *("--calibration-method", "entropy", "--rule", "conv_1*=fp32", "--rule", "*=int8", "--force"),
+        *("--max-latency", "5ms", "--max-size", "20MB", "--max-trials", "3", "--max-time", "10m"),
         *("--image-size", "224x320", "--mean", "0.5,0.4,0.3", "--std", "0.25"),
     )
     assert code == 0
@@ -168,6 +169,10 @@ def test_tune_hands_every_option_on(calls: Calls) -> None:
         "higher_is_better": False,
         "max_loss": "0.01",
         "objective": "size",
+        "max_latency": "5ms",
+        "max_size": "20MB",
+        "max_trials": 3,
+        "max_seconds": "10m",
         "target": "onnxruntime:cpu",
         "threads": 2,
         "batch": 8,
@@ -258,6 +263,7 @@ def test_the_command_that_goes_on_is_given_once() -> None:
         ((*TUNE, "--objective", "beauty"), "latency"),
         ((*TUNE, "--calibration-method", "guess"), "entropy"),
         ((*TUNE, "--threads", "-1"), "--threads"),
+        ((*TUNE, "--max-trials", "0"), "--max-trials"),
         ((*TUNE, "--rule", "conv"), "conv_1*=fp32"),
         ((*TUNE, "--rule", "conv=int3"), "int3"),
         ((*TUNE, "--image-size", "big"), "224x320"),

@@ -52,7 +52,9 @@ ALLOWED: Mapping[str, set[str]] = {
     "metric_rows": {"data"},
     "metrics": {"data", "evaluation", "metric_rows"},
     "budget": {"evaluation"},
-    "record": {"evaluation"},
+    "amounts": set(),
+    "limits": {"amounts"},
+    "record": {"evaluation", "limits"},
     "models.protocol": DESCRIPTIONS | {"data"},
     "models": DESCRIPTIONS | {"dialect", "data", "models.protocol", "smoothing"},
     "targets.protocol": DESCRIPTIONS | {"data", "models.protocol"},
@@ -64,7 +66,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "costs": {"formats", "graph", "grouping", "placement"},
     "costs.measured": DESCRIPTIONS | SEAMS | {"attribution", "costs", "data", "smoothing"},
     "search": set(),
-    "verify": {"graph", "data", "evaluation", "metrics", "metric_rows", "budget", "record"},
+    "verify": {"graph", "amounts", "data", "evaluation", "metrics", "metric_rows", "budget", "limits", "record"},
     "benchmark": {"data", "targets", "verify"},
     "store": {"record"},
     "weights": {"data", "models"},
@@ -73,7 +75,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "flow": DESCRIPTIONS
     | SEAMS
     | {"data", "dialect", "evaluation", "metrics", "budget", "record", "models", "targets", "calibration"}
-    | {"attribution", "costs", "search", "sensitivity", "smoothing", "verify"}
+    | {"amounts", "attribution", "costs", "limits", "search", "sensitivity", "smoothing", "verify"}
     | {"benchmark", "store", "report"}
     | TABLES
     | MEASURING,

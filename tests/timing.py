@@ -20,7 +20,7 @@ from fewbits.formats.scheme import Scheme
 from fewbits.grouping import Group
 from fewbits.measurement import Comparison, Interval, Latency
 
-STAGES = ("accepting", "placing", "screening", "searching", "benching", "floats", "looks")
+STAGES = ("accepting", "placing", "screening", "searching", "benching", "floats", "looks", "limited", "most_accurate")
 _SECOND = 1e-4
 _POINTS = 12
 
@@ -34,7 +34,8 @@ def _less_float(candidate: Candidate) -> float:
 class Timing:
     """Stands in for `fewbits.benchmark.compare`: each candidate but the first is `speed` times as fast as the first,
     those whose name matches one of `speeds` (shell wildcards, the first match counts) as fast as said there, each
-    within five percent, times what `targets` says of its runtime. `asked` remembers the names of the candidates of each comparison.
+    within five percent, times what `targets` says of its runtime. `seconds`, if given, says how long a call of each
+    candidate takes instead. `asked` remembers the names of the candidates of each comparison.
 
     Stands in for `fewbits.costs.measured.cost_table`, too: `costs` has the arithmetic's seconds by the sort of scheme,
     relative to fp32, which takes as long as the group has operands and weights; sorts that it does not name are
@@ -46,6 +47,7 @@ class Timing:
     speeds: Mapping[str, float] = field(default_factory=lambda: {"screened": 1.0})
     targets: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=lambda: {"codes": 0.5, "dynamic": 1.5, "stored": 2.0})
+    seconds: Callable[[Candidate], float] | None = None
     asked: list[tuple[str, ...]] = field(default_factory=list)
     priced: list[str] = field(default_factory=list)
 
@@ -60,6 +62,9 @@ class Timing:
             for one in candidates[1:]
         }
         seconds = {names[0]: 0.002, **{name: 0.002 / speed for name, speed in speeds.items()}}
+        if self.seconds is not None:
+            seconds = {candidate.name: self.seconds(candidate) for candidate in candidates}
+            speeds = {name: seconds[names[0]] / seconds[name] for name in names[1:]}
         return Comparison(
             baseline=names[0],
             latencies={name: Latency(name, second, ((second,) * 3,) * 8) for name, second in seconds.items()},

@@ -24,14 +24,15 @@ class Outcome(StrEnum):
 
 
 _ADVICE = {
-    Outcome.MET: "The converted model is better on the objective beyond the noise and within the accuracy budget.",
+    Outcome.MET: "The converted model is within the accuracy budget and better beyond the noise at what was asked.",
     Outcome.KEPT_ORIGINAL: (
         "No plan within the accuracy budget beats the original beyond the noise, so the original is returned. "
         "Serve it as it is, or try another target or batch size."
     ),
     Outcome.BUDGET_UNREACHABLE: (
-        "No plan that gains anything stays within the accuracy budget. The original is returned as model.onnx and "
-        "the closest plan is saved as best.onnx; allow a larger --max-loss or give more calibration data."
+        "No plan that gains anything stays within the accuracy budget and the limits. The original is returned as "
+        "model.onnx and the closest plan is saved as best.onnx; allow more (--max-loss, --max-latency, --max-size) or "
+        "give more calibration data."
     ),
 }
 _EXIT_CODES = {

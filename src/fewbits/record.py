@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fewbits.errors import RunError
 from fewbits.evaluation import Direction
+from fewbits.limits import UNLIMITED, Limits
 from fewbits.machine import Machine
 from fewbits.measurement import Comparison, Interval
 from fewbits.outcome import Outcome
@@ -155,8 +156,9 @@ class RunRecord:
     """A finished run. `target` serves the result. `floats` compares the original on all runtimes, `plans` the plans
     that were begun with; ``None`` where there was nothing to compare.
 
-    Where the target is simulated, nothing is timed: `predicted` has the costs by models of the hardware, the one that
-    was made small first, and the costs of schemes and of the front are in its unit."""
+    `limits` is what the model to serve may cost. Where the target is simulated, nothing is timed: `predicted` has the
+    costs by models of the hardware, the one that was made small first, and the costs of schemes and of the front are in
+    its unit."""
 
     outcome: Outcome
     reason: str
@@ -185,6 +187,7 @@ class RunRecord:
     notes: tuple[str, ...]
     settings: Mapping[str, str]
     predicted: tuple[PredictedCost, ...] = ()
+    limits: Limits = UNLIMITED
     version: int = VERSION
 
     __pydantic_config__ = _STRICT

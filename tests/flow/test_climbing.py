@@ -12,7 +12,6 @@ from fewbits.flow.climbing import Climb, climb
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Job
 from fewbits.flow.looks import Look
-from fewbits.flow.ranking import rank
 from fewbits.plan import Plan
 from fewbits.verify.acceptance import Objective
 from jobs import opened, priced, site, wishes
@@ -27,7 +26,7 @@ def digits(folder: Path, objective: Objective = Objective.LATENCY) -> tuple[Job,
 
 
 def climbed(one: Job, start: Plan, *looks: Look) -> Climb:
-    return climb(one, site(one), start, rank(one, site(one), start), FLOATS, looks)
+    return climb(one, site(one), start, FLOATS, looks)
 
 
 def test_plans_of_the_front_are_timed_and_have_that_time(timed: Timing, tmp_path: Path) -> None:

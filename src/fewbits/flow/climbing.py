@@ -11,10 +11,16 @@ from typing import Final
 from fewbits.benchmark import Candidate
 from fewbits.costs.correction import Correction
 from fewbits.flow.allocating import BYTES, SECONDS, Costing
+from fewbits.flow.deadline import Stage
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Asked, Job, Wish
+from fewbits.flow.limited import fits_file, foreseen
 from fewbits.flow.looks import Look, baseline, correction, look, originals
+from fewbits.flow.pace import Work
+from fewbits.flow.ranking import rank
+from fewbits.flow.schedule import acceptance_seconds, trace_seconds, trial_seconds
 from fewbits.flow.site import Site
+from fewbits.flow.unranked import completed
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.plan import Plan
 from fewbits.search.front import trace
@@ -22,11 +28,10 @@ from fewbits.search.problem import Ladder, Rung
 from fewbits.search.program import init
 from fewbits.sensitivity.table import SensitivityTable
 from fewbits.space import Refusal
-from fewbits.verify.acceptance import Objective
 
 _POINTS: Final = 48
-_SECONDS: Final = 30.0
 _LOOKS: Final = 8
+_NOTHING: Final = SensitivityTable({})
 _WORST: Final = 1e6
 """Harm of a scheme that breaks the model: large, but a number that a solver can add."""
 _REVERTED: Final = "fp32 here is what the accuracy budget buys at the least cost, by the predicted front"
@@ -35,30 +40,36 @@ _KEPT: Final = "low precision here is worth its predicted harm"
 
 @dataclass(frozen=True, slots=True)
 class Climb:
-    """The rungs of `ladder` with the plan of each; what the looks at whole plans corrected the costs by."""
+    """The harms that the front was made from, the rungs of `ladder` with the plan of each, and what the looks at whole
+    plans corrected the costs by."""
 
+    table: SensitivityTable
     ladder: Ladder
     plans: Sequence[Plan]
     correction: Correction
 
 
-def climb(job: Job, site: Site, start: Plan, table: SensitivityTable, floats: Floats, looks: Sequence[Look]) -> Climb:
-    """The ladder on `site` from `start` to the original.
+def climb(
+    job: Job, site: Site, start: Plan, floats: Floats, looks: Sequence[Look], known: SensitivityTable = _NOTHING
+) -> Climb:
+    """The ladder on `site` from `start` to the original; groups are ranked first, but for harms that are `known`.
 
-    Where time counts, some of the predicted plans are timed end to end first, and the front is traced again with costs
-    that these looks correct: what fuses with what no table of single groups knows.
+    Where time counts, some of the predicted plans are timed end to end, and the front is traced again with costs that
+    these looks correct: what fuses with what no table of single groups knows.
     """
+    table = rank(job, site, start, known)
     first = _climbed(job, site, start, table, correction(job, site, looks), looks)
-    if job.objective is Objective.SIZE or len(first.plans) < 3:
-        return first
     places = _spread(len(first.plans) - 1)
+    need = len(places) * job.pace.each(Work.LOOK) + trial_seconds(job) + acceptance_seconds(job)
+    if job.for_size or len(first.plans) < 3 or job.deadline.stops(Stage.LOOK, 0, len(places), need):
+        return first
     key = f"{site.name} {','.join(plan_key(first.plans[place]) for place in places)}"
     job.progress.stage("time plans on the predicted front")
     seen = job.journal.step(
         "looks", key, list[Look], lambda: _look(job, site, floats, [first.plans[place] for place in places])
     )
-    known = [*looks, *seen]
-    return _climbed(job, site, start, table, correction(job, site, known), known)
+    complete = [*looks, *seen]
+    return _climbed(job, site, start, table, correction(job, site, complete), complete)
 
 
 def plan_key(plan: Plan) -> str:
@@ -89,7 +100,7 @@ def _climbed(
 ) -> Climb:
     predicted = _ladder(job, site, start, table, corrected, [one for one in looks if one.target == site.name])
     ladder, plans = _realised(job, site, start, predicted)
-    return Climb(ladder, plans, corrected)
+    return Climb(table, ladder, plans, corrected)
 
 
 def _ladder(
@@ -102,14 +113,16 @@ def _ladder(
 ) -> Ladder:
     """The predicted front and the plans whose time is known, without those that are worse than another in both;
     `start` is the first rung and the original the last one in any case."""
-    harm = {
+    ranked = {
         name: {scheme: min(one, _WORST) for scheme, one in schemes.items()} for name, schemes in table.values.items()
     }
+    harm = completed(ranked, start)
     costing = Costing(job, _ranked(site, harm))
     allocation = costing.allocation(harm, correction)
-    resource = BYTES if job.objective is Objective.SIZE else SECONDS
+    resource = BYTES if job.for_size else SECONDS
+    limits = foreseen(job, costing)
     job.progress.stage("trace the front")
-    front = trace(init(allocation), resource, points=_POINTS, seconds=_SECONDS)
+    front = trace(init(allocation), resource, points=_POINTS, limits=limits, seconds=trace_seconds(job))
     chosen = {name: str(start.scheme(name)) for name in costing.names}
     values = allocation.values(chosen)
     rungs = [Rung(one.choice, one.harm, one.costs[resource]) for one in front.solutions]
@@ -118,6 +131,8 @@ def _ladder(
             continue
         choice = {name: seen.schemes.get(name, str(FP32)) for name in costing.names}
         known = allocation.values(choice)
+        if any(known[name] > limit for name, limit in limits.items()):
+            continue
         rungs.append(Rung(choice, known["harm"], seen.seconds if resource == SECONDS else known[resource]))
     safer = sorted((rung for rung in rungs if rung.harm < values["harm"]), key=lambda rung: (rung.harm, rung.cost))
     original = dict.fromkeys(costing.names, str(FP32))
@@ -143,14 +158,14 @@ def _ranked(site: Site, harm: Mapping[str, Mapping[str, float]]) -> Site:
 
 
 def _realised(job: Job, site: Site, start: Plan, predicted: Ladder) -> tuple[Ladder, list[Plan]]:
-    """The rungs of `predicted` that come to different plans, and these plans.
+    """The rungs of `predicted` that come to different plans with files that are not too large, and these plans.
 
     A rung whose groups have no neighbour left to stay low with comes to the original, which is the last rung already.
     """
     ladder, plans = [predicted[0]], [start]
     for rung in predicted[1:-1]:
         plan = _plan(job, site, start, rung)
-        if plan.low and all(plan_key(plan) != plan_key(other) for other in plans):
+        if plan.low and all(plan_key(plan) != plan_key(other) for other in plans) and fits_file(job, plan):
             ladder.append(rung)
             plans.append(plan)
     return [*ladder, predicted[-1]], [*plans, _plan(job, site, start, predicted[-1])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from fewbits.benchmark import Candidate, compare
@@ -12,6 +13,7 @@ from fewbits.flow.allocating import Costing
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Job
 from fewbits.flow.names import ORIGINAL
+from fewbits.flow.pace import Work
 from fewbits.flow.site import Site
 from fewbits.plan import Plan
 
@@ -51,8 +53,10 @@ def look(job: Job, first: Candidate, candidates: Sequence[Candidate], plans: Map
     targets = {one.name: one.target for one in (first, *candidates)}
     looks: dict[str, Look] = {}
     for start in range(0, len(candidates), together):
-        comparison = compare(
-            [first, *candidates[start : start + together]],
+        part = [first, *candidates[start : start + together]]
+        compared = partial(
+            compare,
+            part,
             job.inputs,
             rounds=_ROUNDS,
             looks=1,
@@ -60,6 +64,7 @@ def look(job: Job, first: Candidate, candidates: Sequence[Candidate], plans: Map
             confidence=_CONFIDENCE,
             progress=job.progress,
         )
+        comparison = job.pace.timed(Work.LOOK, compared, len(part))
         for name, latency in comparison.latencies.items():
             plan = plans.get(name)
             schemes = {} if plan is None else {group: str(plan.scheme(group)) for group in sorted(plan.low)}

@@ -16,7 +16,9 @@ from fewbits.costs.correction import Correction
 from fewbits.flow.allocating import BYTES, SECONDS, Costing
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Asked, Job, Wish
+from fewbits.flow.limited import foreseen
 from fewbits.flow.looks import Look, baseline, look, originals
+from fewbits.flow.pace import Work
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Kind
@@ -25,7 +27,6 @@ from fewbits.measurement import Comparison
 from fewbits.plan import Plan
 from fewbits.search.milp import solve
 from fewbits.search.program import init
-from fewbits.verify.acceptance import Objective
 
 PREDICTED: Final = "best predicted"
 _POOLS_AND_SUMS = frozenset({Kind.ADD, Kind.CONCAT, Kind.AVERAGE_POOL, Kind.GLOBAL_AVERAGE_POOL})
@@ -80,8 +81,11 @@ def _predicted(job: Job, site: Site) -> Mapping[str, Asked]:
     costing = Costing(job, site)
     if not costing.names:
         return {}
-    aim = BYTES if job.objective is Objective.SIZE else SECONDS
-    choice = solve(init(costing.allocation({}, Correction())), aim=aim, seconds=20.0, gap=1e-3).choice
+    aim = BYTES if job.for_size else SECONDS
+    program = init(costing.allocation({}, Correction()))
+    limited = solve(program, foreseen(job, costing), aim=aim, seconds=20.0, gap=1e-3)
+    # Costs are predictions: where they say that no plan fits, the best whatever the limits is still worth a look.
+    choice = (limited if limited.found else solve(program, aim=aim, seconds=20.0, gap=1e-3)).choice
     return {
         PREDICTED: {name: Wish(Scheme.parse(option), _WHY) for name, option in choice.items() if option != str(FP32)}
     }
@@ -135,20 +139,24 @@ def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
         candidates[title] = Candidate(title, file, site.name, job.threads)
         job.progress.advance(title)
     looks = look(job, first, [*originals(job, first), *candidates.values()], plans)
-    best_first = sorted(candidates, key=lambda title: sizes[title] if _small(job) else looks[title].seconds)
+    beyond = {title for title in candidates if not job.limits.hold(looks[title].seconds, sizes[title])}
+    best_first = sorted(
+        candidates, key=lambda title: (title in beyond, sizes[title] if job.for_size else looks[title].seconds)
+    )
     finalists = [candidates[title] for title in best_first[:_FINALISTS]]
-    comparison = compare([first, *finalists], job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
+    everyone = [first, *finalists]
+    comparison = job.pace.timed(
+        Work.ROUND,
+        lambda: compare(everyone, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress),
+        _ROUNDS * len(everyone),
+    )
     speeds = {one.name: comparison.speedups[one.name].value for one in finalists}
-    best = finalists[0].name if _small(job) else max(speeds, key=lambda title: speeds[title])
+    best = finalists[0].name if job.for_size else max(speeds, key=lambda title: (title not in beyond, speeds[title]))
     said = ", ".join(f"{name} {speed:.2f}x" for name, speed in speeds.items())
     job.progress.say(f"plans over the original on {floats.fastest}: {said}")
     plan = plans[best]
     schemes = {name: str(plan.scheme(name)) for name in sorted(plan.low)}
     return Placed(best, plan.target, schemes, comparison, looks)
-
-
-def _small(job: Job) -> bool:
-    return job.objective is Objective.SIZE
 
 
 def _is_weighted(group: Group) -> bool:

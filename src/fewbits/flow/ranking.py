@@ -10,12 +10,13 @@ from typing import Final
 from fewbits.flow.allocating import Costing
 from fewbits.flow.calibrate import outputs, plan_harm, search_sample
 from fewbits.flow.job import Job
+from fewbits.flow.pace import Work
+from fewbits.flow.schedule import ranking_ends
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Kind
 from fewbits.plan import Choice, Plan
 from fewbits.sensitivity.table import Harm, SensitivityTable
-from fewbits.verify.acceptance import Objective
 
 SAMPLES: Final = 16
 _NOTHING: Final = SensitivityTable({})
@@ -27,12 +28,13 @@ def rank(job: Job, site: Site, start: Plan, known: SensitivityTable = _NOTHING) 
     Casts are measured with all groups at once and shared out in proportion to what the groups' codes harm: their
     errors are so small that one group's alone would be lost in the runtime's own rounding.
     """
-    worth = {name: _worth_it(job, site, name, start.scheme(name)) for name in sorted(site.space.free)}
+    used = {name: start.scheme(name) for name in sorted(site.space.free)}
+    # What is used first: if the time is too short for all, that is what the search needs to know.
+    worth = {name: _first(scheme, _worth_it(job, site, name, scheme)) for name, scheme in used.items()}
     for first, second in Costing(job, site).together:
         either = dict.fromkeys((*worth[first], *worth[second]))
-        worth.update(
-            {name: tuple(one for one in either if one in site.space.schemes[name]) for name in (first, second)}
-        )
+        for name in (first, second):
+            worth[name] = tuple(one for one in either if one in site.space.schemes[name])
     wanted = {
         name: tuple(scheme for scheme in schemes if str(scheme) not in known.harm.get(name, {}))
         for name, schemes in worth.items()
@@ -49,13 +51,18 @@ def harms(
     sample = search_sample(job, SAMPLES)
     reference = list(outputs(job.original, sample))
     alone = [(name, scheme) for name, schemes in wanted.items() for scheme in schemes if not scheme.is_cast]
+    # The first scheme of every group before any second one.
+    alone.sort(key=lambda one: wanted[one[0]].index(one[1]))
     job.progress.stage("rank groups", len(alone))
     found: dict[str, dict[str, Harm]] = {name: {} for name in wanted}
-    for name, scheme in alone:
+    for number, (name, scheme) in enumerate(alone):
+        if ranking_ends(job, number, len(alone)):
+            break
         plan = plan_for({name: scheme})
         key = f"{name} {scheme}"
+        measure = partial(plan_harm, job, plan, sample, reference)
         found[name][str(scheme)] = job.journal.step(
-            "sensitivity", key, Harm, partial(plan_harm, job, plan, sample, reference)
+            "sensitivity", key, Harm, partial(job.pace.timed, Work.FORM, measure)
         )
         job.progress.advance(f"{key}: {found[name][str(scheme)].value:.3g}")
     for scheme in dict.fromkeys(scheme for schemes in wanted.values() for scheme in schemes if scheme.is_cast):
@@ -75,7 +82,7 @@ def _worth_it(job: Job, site: Site, name: str, used: Scheme) -> tuple[Scheme, ..
     """
     costs = site.costs.usable(name)
     offered = [scheme for scheme in site.space.schemes[name] if not scheme.is_fp32]
-    if job.objective is Objective.SIZE or str(FP32) not in costs:
+    if job.size_counts or str(FP32) not in costs:
         return tuple(offered)
     kept: list[Scheme] = []
     fastest = costs[str(FP32)].total
@@ -92,6 +99,10 @@ def _unfaithfulness(scheme: Scheme) -> tuple[int, int]:
     """An order of schemes by how much they change: casts, then weights alone, then ranges found anew, then static."""
     sort = (scheme.is_cast, scheme.is_weight_only, scheme.dynamic, scheme.is_static).index(True)
     return sort, -(0 if scheme.weight is None else scheme.weight.bits)
+
+
+def _first(used: Scheme, schemes: Sequence[Scheme]) -> tuple[Scheme, ...]:
+    return (*(one for one in schemes if one == used), *(one for one in schemes if one != used))
 
 
 def _plan(start: Plan, schemes: Mapping[str, Scheme]) -> Plan:

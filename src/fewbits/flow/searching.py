@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from time import perf_counter
 from typing import Final
 
 from fewbits.benchmark import Candidate, compare
 from fewbits.costs.correction import Correction
 from fewbits.evaluation import Scores
 from fewbits.flow.climbing import climb, plan_key
+from fewbits.flow.deadline import Stage
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import EVALUATION_BATCH, Job, Wish
+from fewbits.flow.limited import fits
 from fewbits.flow.looks import Look, correction
 from fewbits.flow.names import ORIGINAL
-from fewbits.flow.ranking import rank
+from fewbits.flow.pace import Work
+from fewbits.flow.schedule import Punctual, acceptance_seconds, most_trials, tell, trials_left
 from fewbits.flow.sessions import predictor
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.plan import Plan
 from fewbits.record import FrontRow, TrialRow
-from fewbits.search.descent import Bracketing, Descent
+from fewbits.search.descent import Bracketing
 from fewbits.search.problem import Finished, Ladder, Rung, Strategy, Trial
 from fewbits.sensitivity.table import SensitivityTable
 from fewbits.verify.acceptance import Objective, likely_holds
@@ -46,9 +48,9 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """The best plan of the search, its loss on the selection split, whether it is within the budget, all trials, the
-    tables that the front was made from (empty if none was needed), the front, and what whole plans corrected the
-    predicted costs by."""
+    """The best plan of the search, its loss on the selection split, whether it is within the budget and the limits, all
+    trials, the tables that the front was made from (empty if none was needed), the front, and what whole plans
+    corrected the predicted costs by; `why_not` says what no plan reached, "" if that is the budget."""
 
     plan: Plan
     evaluated: Evaluated
@@ -57,6 +59,7 @@ class Searched:
     table: SensitivityTable
     front: tuple[FrontRow, ...]
     correction: Correction = field(default_factory=Correction)
+    why_not: str = ""
 
 
 def search(job: Job, site: Site, start: Plan, baseline: Scores, looks: Sequence[Look], floats: Floats) -> Searched:
@@ -65,34 +68,36 @@ def search(job: Job, site: Site, start: Plan, baseline: Scores, looks: Sequence[
     Groups are ranked, and the front is traced, only if `start` misses the budget. `looks` are whole plans whose time
     is known; those on this site are rungs like the predicted ones. Where another runtime may have a faster plan that
     harms no more than the one found here, that is tried, too. Of the plans that hold, the fastest end to end wins.
+    Plans that do not fit beside the job's limits are no answer, however accurate they are.
     """
-    strategy: Strategy[Bracketing] = Descent()
+    strategy = Punctual(job, most_trials(job))
     job.progress.stage("evaluate plans", strategy.most)
-    first = _trial(job, start, baseline, 0, "the fastest plan")
-    holds = partial(likely, job, baseline)
-    if holds(first.evaluated):
-        known = correction(job, site, looks)
-        return Searched(start, first.evaluated, True, (first.row,), SensitivityTable({}), (), known)
-    table = rank(job, site, start)
-    climbed = climb(job, site, start, table, floats, looks)
+    first = trial(job, start, baseline, 0, "the fastest plan", fits=fits(job, start))
+    holds = partial(_holds, job, baseline)
+    if holds(first) or strategy.is_over(1):
+        known, found = correction(job, site, looks), holds(first) or first.row.within
+        return Searched(start, first.evaluated, found, (first.row,), SensitivityTable({}), (), known)
+    climbed = climb(job, site, start, floats, looks)
     ladder, plans = climbed.ladder, climbed.plans
+    tell(job, trials_left(job))
     job.progress.stage("evaluate plans", strategy.most)
     job.progress.advance()
     descended = descend(job, ladder, plans, baseline, strategy, [first], holds)
     made, best = descended.made, descended.best
     # Where nothing holds with a margin, what holds without one is the next best.
     found = descended.found or best.row.within
-    if descended.found and len(made) < strategy.most and job.objective is Objective.LATENCY:
+    if descended.found and not job.for_size and not strategy.is_over(len(made)):
         reached = next(rung for rung, plan in zip(ladder, plans, strict=True) if plan is best.plan)
-        for plan in _elsewhere(job, site, start, table, floats, looks, reached):
-            made = [*made, _trial(job, plan, baseline, len(made), f"a faster plan on {plan.target}")]
-    seconds = _race(job, floats, [one for one in made if holds(one.evaluated)])
-    if seconds and job.objective is Objective.LATENCY:
+        for plan in _elsewhere(job, site, start, climbed.table, floats, looks, reached):
+            why = f"a faster plan on {plan.target}"
+            made = [*made, trial(job, plan, baseline, len(made), why, fits=fits(job, plan))]
+    seconds = _race(job, floats, [one for one in made if holds(one)])
+    if seconds and not job.for_size:
         best = min((one for one in made if one.row.number in seconds), key=lambda one: seconds[one.row.number])
     timed = {id(one.plan): seconds[one.row.number] for one in made if one.row.number in seconds}
     front = front_rows(ladder, descended.history, best.plan, plans, timed)
     rows = tuple(one.row for one in made)
-    return Searched(best.plan, best.evaluated, found, rows, table, front, climbed.correction)
+    return Searched(best.plan, best.evaluated, found, rows, climbed.table, front, climbed.correction)
 
 
 def _elsewhere(
@@ -108,7 +113,7 @@ def _elsewhere(
             continue
         wishes = {name: Wish(Scheme.parse(scheme), _ELSEWHERE) for name, scheme in fastest.schemes.items()}
         begun = job.plan(other, wishes, start.ranges, start.calibration)
-        climbed = climb(job, other, begun, rank(job, other, begun, table), floats, looks)
+        climbed = climb(job, other, begun, floats, looks, table)
         found += [
             (rung.cost, plan)
             for rung, plan in zip(climbed.ladder, climbed.plans, strict=True)
@@ -122,13 +127,19 @@ def likely(job: Job, baseline: Scores, evaluated: Evaluated) -> bool:
     return likely_holds(baseline, evaluated.scores, job.budget, job.evaluator.direction)
 
 
+def _holds(job: Job, baseline: Scores, made: Made) -> bool:
+    """Whether a plan is within the limits, and within the budget with a margin."""
+    return made.fits and likely(job, baseline, made.evaluated)
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A plan, what its evaluation gave, and the row of it in the record."""
+    """A plan, what its evaluation gave, the row of it in the record, and whether it fits beside the limits."""
 
     plan: Plan
     evaluated: Evaluated
     row: TrialRow
+    fits: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,29 +159,34 @@ def descend(
     baseline: Scores,
     strategy: Strategy[Bracketing],
     before: Sequence[Made] = (),
-    holds: Callable[[Evaluated], bool] = lambda evaluated: evaluated.within,
+    holds: Callable[[Made], bool] = lambda made: made.row.within,
 ) -> Descended:
     """Evaluate `plans`, those of the rungs of `ladder`, as far as `strategy` asks; `before` are trials of the first.
 
     `holds` is what the strategy is told about a trial: whether it is within the budget."""
     state = strategy.init(ladder, job.budget.amount)
     made = list(before)
-    history = [Trial(0, one.row.loss, holds(one.evaluated)) for one in before]
+    history = [Trial(0, one.row.loss, holds(one)) for one in before]
     while True:
         step = strategy.propose(state, history)
         if isinstance(step, Finished):
             break
-        trial = _trial(job, plans[step.place], baseline, len(made), step.why)
-        made.append(trial)
-        history.append(Trial(step.place, trial.row.loss, holds(trial.evaluated)))
-        verdict = "within" if trial.row.within else "misses"
-        job.progress.advance(f"{step.why}: loss {trial.row.loss:.4g}, {verdict} the budget")
+        plan = plans[step.place]
+        one = trial(job, plan, baseline, len(made), step.why, fits=fits(job, plan))
+        made.append(one)
+        history.append(Trial(step.place, one.row.loss, holds(one)))
+        verdict = "within the budget" if one.row.within else "misses the budget" if one.fits else "beyond a limit"
+        job.progress.advance(f"{step.why}: loss {one.row.loss:.4g}, {verdict}")
     return Descended(made, history, next(one for one in made if one.plan is plans[step.best.place]), step.found)
 
 
 def _race(job: Job, floats: Floats, within: Sequence[Made]) -> dict[int, float]:
     """Seconds per call, end to end, by trial number, of the plans that hold; nothing where there is no choice."""
     if len(within) < 2:
+        return {}
+    rounds = _ROUNDS * (len(within) + 1)
+    need = rounds * job.pace.each(Work.ROUND) + acceptance_seconds(job)
+    if job.deadline.stops(Stage.RACE, 0, 1, need):
         return {}
     key = ",".join(plan_key(one.plan) for one in within)
     return job.journal.step("finals", key, dict[int, float], lambda: _timed(job, floats, within))
@@ -207,28 +223,32 @@ def front_rows(
     )
 
 
-def _trial(job: Job, plan: Plan, baseline: Scores, number: int, why: str) -> Made:
-    evaluated = job.journal.step("trial", plan_key(plan), Evaluated, lambda: _score(job, plan, baseline))
+def trial(job: Job, plan: Plan, baseline: Scores, number: int, why: str, *, fits: bool) -> Made:
+    """Evaluate `plan` on the selection split; `fits` says whether it is within the limits."""
+    evaluated = job.journal.step(
+        "trial", plan_key(plan), Evaluated, lambda: job.pace.timed(Work.TRIAL, lambda: _score(job, plan, baseline))
+    )
     row = TrialRow(
         number=number,
         what=why,
         reverted=len(plan.choices) - len(plan.low),
         score=evaluated.scores.value,
         loss=evaluated.loss,
-        within=evaluated.within,
+        within=evaluated.within and fits,
         samples=evaluated.samples,
         seconds=evaluated.seconds,
     )
-    return Made(plan, evaluated, row)
+    return Made(plan, evaluated, row, fits)
 
 
 def _score(job: Job, plan: Plan, baseline: Scores) -> Evaluated:
-    """Evaluate `plan`, no further than is needed to tell that it is hopeless or sure."""
-    start = perf_counter()
+    """Evaluate `plan`, no further than is needed to tell that it is hopeless or sure; to the end where the least loss
+    is looked for."""
+    start = job.pace.clock()
     evaluator, selection = job.evaluator, job.splits.selection
     with job.site(plan.target).target.open(job.conversions.of(plan)) as session:
         predict = predictor(session, job.model.inputs)
-        if evaluator.uses_split:
+        if evaluator.uses_split and job.objective is not Objective.ACCURACY:
             raced = race(
                 lambda part: evaluator(predict, selection.take(part), EVALUATION_BATCH),
                 baseline,
@@ -240,4 +260,4 @@ def _score(job: Job, plan: Plan, baseline: Scores) -> Evaluated:
         else:
             scores = evaluator(predict, selection, EVALUATION_BATCH)
             loss = job.budget.loss(baseline, scores, evaluator.direction)
-    return Evaluated(scores, loss, job.budget.holds(loss), scores.samples, perf_counter() - start)
+    return Evaluated(scores, loss, job.budget.holds(loss), scores.samples, job.pace.clock() - start)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from time import perf_counter
 
 from fewbits.budget import Budget
 from fewbits.calibration.ranges import method
@@ -15,11 +16,16 @@ from fewbits.data.batches import Arrays
 from fewbits.errors import DataError, ModelError, UsageError
 from fewbits.evaluation import Direction, Evaluator, Predict
 from fewbits.flow.conversions import Conversions
+from fewbits.flow.deadline import Deadline
+from fewbits.flow.effort import FULL, Effort
+from fewbits.flow.goal import check_goal
 from fewbits.flow.job import Job, refuse_quantised
+from fewbits.flow.pace import Pace
 from fewbits.flow.sessions import call_inputs, predictor
 from fewbits.flow.site import Site
 from fewbits.graph import Graph
 from fewbits.grouping import Group, group
+from fewbits.limits import UNLIMITED, Limits
 from fewbits.models import ModelSource, open_model
 from fewbits.models.protocol import Model
 from fewbits.progress import Progress
@@ -56,6 +62,8 @@ class Request:
     images: ImageOptions | None
     seed: int
     cache: Path
+    limits: Limits = UNLIMITED
+    effort: Effort = FULL
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,16 @@ class Opened:
     settings: Mapping[str, str]
     files: tuple[Path, ...]
 
-    def job(self, journal: Journal, scratch: Path, progress: Progress) -> Job:
-        """What the stages work on."""
+    def job(
+        self,
+        journal: Journal,
+        scratch: Path,
+        progress: Progress,
+        clock: Callable[[], float] = perf_counter,
+        started: float | None = None,
+    ) -> Job:
+        """What the stages work on; its time runs from `started`, by default from now, on the `clock`, in seconds."""
+        pace = Pace(journal, clock)
         return Job(
             model=self.model,
             conversions=Conversions(self.model),
@@ -85,6 +101,10 @@ class Opened:
             original=self.original,
             budget=self.request.budget,
             objective=self.request.objective,
+            limits=self.request.limits,
+            trials=self.request.effort.trials,
+            pace=pace,
+            deadline=Deadline(journal, pace, clock() if started is None else started, self.request.effort.seconds),
             splits=self.splits,
             inputs=self.inputs,
             calibration_method=self.request.calibration_method,
@@ -106,6 +126,7 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         method(request.calibration_method)
     if request.batch < 1:
         raise UsageError(f"a call has at least one sample, not {request.batch}; give --batch 1 or more")
+    check_goal(request.objective, request.budget, request.limits, request.target)
     if is_simulated(request.target) and request.objective is Objective.SIZE:
         raise UsageError(
             f"what is made small on {request.target} is the cost that its model predicts, so leave --objective out; "
@@ -213,6 +234,8 @@ def _settings(
         "metric": f"{evaluator.name} ({evaluator.direction} is better)",
         "max loss": str(request.budget),
         "objective": str(request.objective),
+        "limits": str(request.limits),
+        **request.effort.settings,
         "target": ", ".join(target.name for target in targets),
         "threads": str(targets[0].threads),
         "batch": str(request.batch),

@@ -57,7 +57,7 @@ def front(record: RunRecord) -> list[str]:
         return []
     relative = record.accuracy is not None and record.accuracy.relative
     shown = _spread_out(record.front)
-    in_bytes = record.objective == "size"
+    in_bytes = record.objective == "size" or (record.objective == "accuracy" and record.limits.seconds is None)
     # Where the hardware is not at hand, costs are in the unit of their model.
     unit = next((cost.unit for cost in record.predicted), "")
     rows = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from statistics import median
 
 from fewbits.formats.scheme import FP32
@@ -145,6 +146,7 @@ def _how_measured(record: RunRecord) -> str:
 
 def _accuracy_text(accuracy: Accuracy, *, own_data: bool) -> str:
     allowed = f"{accuracy.max_loss * 100:g}% of the original's" if accuracy.relative else f"{accuracy.max_loss:g}"
+    allowed = allowed if isfinite(accuracy.max_loss) else "any"
     what = "on data of its own" if own_data else f"{accuracy.samples} samples used once"
     return f"{accuracy.metric}: {accuracy.direction} is better, allowed loss {allowed}, {what}."
 
@@ -152,6 +154,7 @@ def _accuracy_text(accuracy: Accuracy, *, own_data: bool) -> str:
 def _settings(record: RunRecord) -> list[str]:
     rows = [
         ("objective", record.objective),
+        *((("limits", str(record.limits)),) if record.limits.any else ()),
         ("target", f"{record.target}, {record.threads} thread{'s' if record.threads != 1 else ''}"),
         ("calibration", record.calibration or "-"),
         ("evaluations", f"{record.evaluations} of at most {record.max_evaluations}"),

@@ -13,16 +13,20 @@ from fewbits.measurement import Comparison, Interval
 from fewbits.outcome import Outcome
 from fewbits.record import Accuracy, PredictedCost
 from fewbits.verify.paired import difference_interval, mean_interval
+from fewbits.verify.within import Limited
 
 _ONE_ERROR: Final = 0.6827
 """Confidence of an interval that reaches one standard error to both sides."""
+_FREE: Final = Limited()
+_NOTHING_BETTER: Final = "The original is within the limits, and nothing is more accurate than it."
 
 
 class Objective(StrEnum):
-    """What is made as low as the accuracy budget allows."""
+    """What is made as low as the accuracy budget allows; or the accuracy, as high as the limits allow."""
 
     LATENCY = "latency"
     SIZE = "size"
+    ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +99,25 @@ def is_faster(gain: Interval) -> bool:
 
 
 def verdict(
-    objective: Objective, accuracy: Accuracy, gain: Interval | None, original_bytes: int, tuned_bytes: int
+    objective: Objective,
+    accuracy: Accuracy,
+    gain: Interval | None,
+    original_bytes: int,
+    tuned_bytes: int,
+    limited: Limited = _FREE,
 ) -> Verdict:
     """The outcome of a tuned model: `gain` is its paired speedup over the original, ``None`` if it was not timed.
 
-    A loss beyond the budget is ``budget_unreachable``; no sure gain on the objective is ``kept_original``;
-    else ``met``. The budget is held against the measured loss; the reason says if its interval reaches beyond.
+    A loss beyond the budget, or a limit that the tuned model misses, is ``budget_unreachable``; no sure gain on the
+    objective is ``kept_original``, unless the original misses a limit, which is reason enough to replace it; else
+    ``met``. Budget and limits are held against what was measured; the reason says if an interval reaches beyond.
     """
-    return _verdict(accuracy, *_GAINS[objective](gain, original_bytes, tuned_bytes))
+    if holds(accuracy) and limited.tuned_misses:
+        return Verdict(Outcome.BUDGET_UNREACHABLE, f"{limited.tuned_misses} {_within(accuracy)}.")
+    better, what = _GAINS[objective](gain, original_bytes, tuned_bytes)
+    instead = limited.original_misses
+    said = (what, limited.kept, instead) if better or instead else (what or _NOTHING_BETTER,)
+    return _verdict(accuracy, better or bool(instead), " ".join(one for one in said if one))
 
 
 def predicted_verdict(accuracy: Accuracy, cost: PredictedCost) -> Verdict:
@@ -124,14 +139,17 @@ def _predicted_gain(cost: PredictedCost) -> tuple[bool, str]:
 
 def _verdict(accuracy: Accuracy, better: bool, what: str) -> Verdict:
     if not holds(accuracy):
-        return Verdict(
-            Outcome.BUDGET_UNREACHABLE, f"{_loss_text(accuracy)}, more than the allowed {_budget(accuracy)}."
-        )
+        beyond = f", more than the allowed {_budget(accuracy)}" if _budget(accuracy).is_limit else ""
+        return Verdict(Outcome.BUDGET_UNREACHABLE, f"{_loss_text(accuracy)}{beyond}.")
     if not better:
         return Verdict(Outcome.KEPT_ORIGINAL, what)
-    return Verdict(
-        Outcome.MET, f"{what} {_loss_text(accuracy)}, within the allowed {_budget(accuracy)}{_doubt(accuracy)}."
-    )
+    return Verdict(Outcome.MET, f"{what} {_within(accuracy)}.")
+
+
+def _within(accuracy: Accuracy) -> str:
+    if not _budget(accuracy).is_limit:
+        return _loss_text(accuracy)
+    return f"{_loss_text(accuracy)}, within the allowed {_budget(accuracy)}{_doubt(accuracy)}"
 
 
 def _latency_gain(gain: Interval | None, _original_bytes: int, _tuned_bytes: int) -> tuple[bool, str]:
@@ -154,7 +172,12 @@ def _size_gain(gain: Interval | None, original_bytes: int, tuned_bytes: int) -> 
     return True, f"The tuned model has {figure}.{note}"
 
 
-_GAINS = {Objective.LATENCY: _latency_gain, Objective.SIZE: _size_gain}
+def _accuracy_gain(_gain: Interval | None, _original_bytes: int, _tuned_bytes: int) -> tuple[bool, str]:
+    """Nothing is more accurate than the original: another model is only of use where that is beyond a limit."""
+    return False, ""
+
+
+_GAINS = {Objective.LATENCY: _latency_gain, Objective.SIZE: _size_gain, Objective.ACCURACY: _accuracy_gain}
 
 
 def _budget(accuracy: Accuracy) -> Budget:
