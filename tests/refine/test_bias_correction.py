@@ -12,11 +12,11 @@ from fewbits.errors import DataError
 from fewbits.formats.numerics.reference import fake_quantize
 from fewbits.formats.text import parse
 from fewbits.refine.bias_correction import (
-    ChannelMean,
     clipped_normal_mean,
     correct_analytically,
     correct_empirically,
 )
+from fewbits.refine.channel_mean import ChannelMean
 from fewbits.refine.layer import Layer, as_matrices, patches
 
 Float = NDArray[np.float64]
@@ -70,18 +70,6 @@ class TestEmpirical:
             for layer, then, now in zip(net, original, outputs(net, x), strict=True)
         )
         assert np.abs((outputs(net, x)[-1] - original[-1]).mean(axis=0)).max() > 0.05
-
-    def test_batches_add_up_and_channels_may_lie_anywhere(self) -> None:
-        x = np.random.default_rng(0).normal(size=(10, 3, 4, 4)).astype(np.float32)
-        parts = ChannelMean.empty(3).update(x[:4]).update(x[4:])
-        np.testing.assert_allclose(parts.mean, x.mean(axis=(0, 2, 3)), rtol=1e-5)
-        np.testing.assert_allclose(mean_of(np.moveaxis(x, 1, -1), axis=-1).mean, parts.mean)
-
-    def test_wrong_channels_and_no_values_are_refused(self) -> None:
-        with pytest.raises(DataError, match="3 channels"):
-            ChannelMean.empty(3).update(np.zeros((2, 4)))
-        with pytest.raises(DataError, match="before any values"):
-            _ = ChannelMean.empty(3).mean
 
 
 class TestAnalytical:

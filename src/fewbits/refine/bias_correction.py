@@ -10,7 +10,7 @@ Source: Nagel et al., Data-Free Quantization (DFQ), arXiv 1906.04721, section 4.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -19,40 +19,11 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from fewbits.errors import DataError
+from fewbits.refine.channel_mean import ChannelMean
 from fewbits.refine.layer import Layer
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ChannelMean:
-    """The mean of every channel of a tensor, over the batches that were seen; float64 sums."""
-
-    total: Float64
-    count: int = 0
-
-    @classmethod
-    def empty(cls, channels: int) -> ChannelMean:
-        """Of no batch yet."""
-        return cls(np.zeros(channels))
-
-    def update(self, values: Array, axis: int = 1) -> ChannelMean:
-        """With more `values`, whose channels are along `axis`. Raises DataError if their number is another."""
-        channels = self.total.size
-        if values.shape[axis] != channels:
-            raise DataError(f"axis {axis} of {values.shape} was to hold {channels} channels")
-        others = tuple(place for place in range(values.ndim) if place != axis % values.ndim)
-        return ChannelMean(
-            self.total + values.sum(axis=others, dtype=np.float64), self.count + values.size // max(channels, 1)
-        )
-
-    @property
-    def mean(self) -> Float64:
-        """The mean of every channel. Raises DataError if nothing was seen."""
-        if not self.count:
-            raise DataError("a mean was asked for before any values were seen; pass batches to update first")
-        return self.total / self.count
 
 
 def correct_empirically(layer: Layer, original: ChannelMean, quantised: ChannelMean) -> Layer:

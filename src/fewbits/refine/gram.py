@@ -68,5 +68,5 @@ def output_errors(change: Array, gram: Gram) -> Float64:
     rows = as_matrices(change.astype(np.float64), gram.groups)
     if rows.shape[-1] != gram.total.shape[-1]:
         raise DataError(f"the moments are of {gram.total.shape[-1]} features, but the weight has {rows.shape[-1]}")
-    errors = np.einsum("gof,gof->go", rows @ gram.mean, rows)
+    errors = np.einsum("gof,gof->go", rows @ gram.total, rows) / max(gram.count, 1)
     return np.asarray(np.maximum(errors, 0.0).reshape(-1))
