@@ -61,6 +61,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "targets": DESCRIPTIONS | {"costs", "data"} | SEAMS,
     "attribution": DESCRIPTIONS | {"targets.protocol"},
     "calibration": {"formats", "data"},
+    "refine": {"formats"},
     "sensitivity.table": set(),
     "sensitivity": {"data"} | TABLES,
     "costs": {"formats", "graph", "grouping", "placement"},
