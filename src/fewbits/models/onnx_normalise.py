@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import onnx
 import onnx_ir as ir
-from onnx import version_converter
 from onnx_ir.passes import common
 
 from fewbits.errors import ModelError
 from fewbits.models.onnx_constants import MarkConstants
 from fewbits.models.onnx_graph import subgraphs
+from fewbits.models.onnx_opset import upgraded
 
 OPSET = 13
 """The first with a DequantizeLinear per channel."""
@@ -28,7 +28,7 @@ def normalised(proto: onnx.ModelProto, name: str) -> ir.Model:
     """
     model = common.InlinePass()(ir.from_proto(proto)).model
     if model.graph.opset_imports.get("", OPSET) < OPSET:
-        model = ir.from_proto(_upgraded(model, name))
+        model = _brought_up(model, name)
     model.ir_version = max(model.ir_version or 0, _IR_VERSION)
     passes = [
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -44,14 +44,14 @@ def normalised(proto: onnx.ModelProto, name: str) -> ir.Model:
     return model
 
 
-def _upgraded(model: ir.Model, name: str) -> onnx.ModelProto:
-    opset = model.graph.opset_imports[""]
-    advice = f"export it with opset {OPSET} or later"
+def _brought_up(model: ir.Model, name: str) -> ir.Model:
     try:
-        return version_converter.convert_version(ir.to_proto(model), OPSET)
-    except (RuntimeError, onnx.checker.ValidationError, version_converter.ConvertError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{name} has opset {opset} and cannot be brought to {OPSET} ({reason}); {advice}") from error
+        return upgraded(model, OPSET)
+    except ModelError as error:
+        raise ModelError(
+            f"{name} has opset {model.graph.opset_imports['']} and cannot be brought to {OPSET} ({error}); "
+            f"export it with opset {OPSET} or later"
+        ) from error
 
 
 def _needs_identities(model: ir.Model) -> bool:
