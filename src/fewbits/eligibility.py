@@ -16,11 +16,17 @@ def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool =
         return ""
     if group.kind is Kind.CONV_TRANSPOSE:
         return "fewbits writes transposed convolutions in fp32 only"
+    if _is_empty(graph, group):
+        return "it works on tensors without elements"
     if scheme.is_cast:
         return _cast(graph, group)
     if scheme.is_static:
         return _static(graph, group, gives_floats=gives_floats)
     return _stored(graph, group, scheme)
+
+
+def _is_empty(graph: Graph, group: Group) -> bool:
+    return any(0 in (_shape(graph.tensors.get(name)) or ()) for name in (*group.operands, group.weight, group.inner))
 
 
 def _cast(graph: Graph, group: Group) -> str:

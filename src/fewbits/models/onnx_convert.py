@@ -20,7 +20,7 @@ from fewbits.models.onnx_cast import CancelCasts, CastOperands
 from fewbits.models.onnx_emulate import EmulateRounding
 from fewbits.models.onnx_fold import FoldBatchNorm
 from fewbits.models.onnx_graph import graph_of
-from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations
+from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations, ShieldBodies
 from fewbits.models.onnx_lower import MatMulToGemm
 from fewbits.models.onnx_opset import raised
 from fewbits.models.onnx_quantize import InsertQuantizers
@@ -78,7 +78,7 @@ def _coded(
         SpreadCasts([node for made in groups.values() for node in made.nodes], _endless(lowered)),
         CancelCasts(),
         common.RemoveUnusedNodesPass(),
-        *((IsolateFloat(static), SeparateActivations(static)) if form.isolates else ()),
+        *((IsolateFloat(static), SeparateActivations(static), ShieldBodies()) if form.isolates else ()),
         common.RemoveUnusedNodesPass(),
     )
 

@@ -10,6 +10,7 @@ from fewbits.errors import ModelError
 from fewbits.models.onnx_constants import MarkConstants
 from fewbits.models.onnx_graph import subgraphs
 from fewbits.models.onnx_opset import upgraded
+from fewbits.models.onnx_weightless import without_weights
 
 OPSET = 13
 """The first with a DequantizeLinear per channel."""
@@ -79,11 +80,28 @@ class InferShapes(ir.passes.InPlacePass):
         stated = {value: value.shape for node in model.graph for value in node.outputs}
         for value in stated:
             value.shape = None
-        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+        _infer(model)
         for value, shape in stated.items():
             if value.shape is None and shape is not None:
                 value.shape = ir.Shape([None] * len(shape))
         return ir.passes.PassResult(model, any(value.shape != shape for value, shape in stated.items()))
+
+
+def _infer(model: ir.Model) -> None:
+    """Give the values of `model` the types and shapes that ONNX infers; sequences are types of their own."""
+    with without_weights(model) as proto:
+        try:
+            inferred = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+        except onnx.shape_inference.InferenceError:
+            # What is not known is refused group by group, with that reason.
+            return
+    for own, other in zip(model.graphs(), inferred.graphs(), strict=True):
+        found = ir.convenience.create_value_mapping(other)
+        for name, value in ir.convenience.create_value_mapping(own).items():
+            if name in found and found[name].type is not None:
+                value.type = found[name].type
+            if name in found and found[name].shape is not None:
+                value.shape = found[name].shape
 
 
 class NameNodes(ir.passes.InPlacePass):

@@ -12,14 +12,13 @@ import onnx_ir as ir
 from onnx import defs, version_converter
 
 from fewbits.errors import ModelError, PlanError
+from fewbits.models.onnx_weightless import without_weights
 
 _OPSET: Final = 22
 _IR_VERSION: Final = 10
 _SMALL: Final = {ir.DataType.BFLOAT16: "tensor(bfloat16)", ir.DataType.FLOAT16: "tensor(float16)"}
 # Their attributes stayed the same, or got a default that is not what was computed before.
 _OTHER_MEANING: Final = frozenset({"GroupNormalization", "RoiAlign"})
-_PARAMETER: Final = 1000
-"""Constants of at most so many bytes may be parameters (axes, scales), which the version converter rewrites."""
 
 
 def upgraded(model: ir.Model, opset: int) -> ir.Model:
@@ -28,35 +27,18 @@ def upgraded(model: ir.Model, opset: int) -> ir.Model:
     Raises:
         ModelError: the version converter does not know how.
     """
-    graph = model.graph
-    weights = {
-        str(value.name): (value, value.const_value)
-        for value in graph.initializers.values()
-        if value.const_value is not None and value.const_value.nbytes > _PARAMETER
-    }
-    given = list(graph.inputs)
-    # The converter holds several copies of what it is given, and at most 2 GiB: weights pass by it as inputs.
-    for name, (value, tensor) in weights.items():
-        graph.initializers.pop(name)
-        value.shape, value.dtype, value.const_value = ir.Shape(tensor.shape.numpy()), tensor.dtype, None
-        if value not in given:
-            graph.inputs.append(value)
     try:
-        made = ir.from_proto(version_converter.convert_version(ir.to_proto(model), opset))
+        with without_weights(model) as proto:
+            made = ir.from_proto(version_converter.convert_version(proto, opset))
     except (RuntimeError, onnx.checker.ValidationError, version_converter.ConvertError) as error:
         # An assertion's text begins with the place in the converter's source.
         raise ModelError(str(error).splitlines()[0].rpartition("failed: ")[2]) from error
-    finally:
-        for value, tensor in weights.values():
-            value.const_value = tensor
-            graph.register_initializer(value)
-        graph.inputs[:] = given
-    kept = {str(value.name) for value in given}
+    weights, given = model.graph.initializers, {value.name for value in model.graph.inputs}
     for value in list(made.graph.inputs):
-        if value.name in weights:
-            value.const_value = weights[str(value.name)][1]
+        if value.const_value is None and str(value.name) in weights:
+            value.const_value = weights[str(value.name)].const_value
             made.graph.register_initializer(value)
-    made.graph.inputs[:] = [value for value in made.graph.inputs if value.name in kept]
+    made.graph.inputs[:] = [value for value in made.graph.inputs if value.name in given]
     return made
 
 
