@@ -15,7 +15,7 @@ from fewbits.plan import Choice, Plan
 from fewbits.targets.protocol import Target
 from random_models import inputs_of, models
 
-SLOW = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+SLOW = {"deadline": None, "derandomize": True, "suppress_health_check": list(HealthCheck)}
 
 
 def menus(model: Model, target: Target) -> dict[str, list[Scheme]]:

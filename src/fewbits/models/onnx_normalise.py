@@ -16,6 +16,14 @@ OPSET = 13
 """The first with a DequantizeLinear per channel."""
 _IR_VERSION = 8
 """The least that is written: below 4, every weight would have to be a graph input too."""
+_MICROSOFT = "com.microsoft"
+_LIKE_FIRST = frozenset(
+    {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "BiasSoftmax", "BiasAdd", "BiasDropout", "Attention"}
+    | {"LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "MultiHeadAttention"}
+    | {"SkipSimplifiedLayerNormalization", "RotaryEmbedding"}
+)
+"""Operators of ONNX Runtime's own, which ONNX infers no shapes for, whose first output has the shape of the first
+input: attention too, unless its value is of another width than its query."""
 
 
 def normalised(proto: onnx.ModelProto, name: str) -> ir.Model:
@@ -90,6 +98,8 @@ class InferShapes(ir.passes.InPlacePass):
 def _infer(model: ir.Model) -> None:
     """Give the values of `model` the types and shapes that ONNX infers; sequences are types of their own."""
     with without_weights(model) as proto:
+        for node in proto.graph.node:
+            _stand_in(node)
         try:
             inferred = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
         except onnx.shape_inference.InferenceError:
@@ -102,6 +112,21 @@ def _infer(model: ir.Model) -> None:
                 value.type = found[name].type
             if name in found and found[name].shape is not None:
                 value.shape = found[name].shape
+
+
+def _stand_in(node: onnx.NodeProto) -> None:
+    """Make `node`, if it is an operator of ONNX Runtime's, one of ONNX's whose first output has the same shape."""
+    if node.domain != _MICROSOFT:
+        return
+    if node.op_type in _LIKE_FIRST:
+        node.domain, node.op_type = "", "Identity"
+        del node.input[1:], node.output[1:], node.attribute[:]
+    elif node.op_type == "FusedConv":
+        node.domain, node.op_type = "", "Conv"
+        del node.input[3:]
+        kept = [one for one in node.attribute if one.name in onnx.defs.get_schema("Conv").attributes]
+        del node.attribute[:]
+        node.attribute.extend(kept)
 
 
 class NameNodes(ir.passes.InPlacePass):
