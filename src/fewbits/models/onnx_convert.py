@@ -20,9 +20,9 @@ from fewbits.models.onnx_cast import CancelCasts, CastOperands
 from fewbits.models.onnx_emulate import EmulateRounding
 from fewbits.models.onnx_fold import FoldBatchNorm
 from fewbits.models.onnx_graph import graph_of
-from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations
+from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations, ShieldBodies
 from fewbits.models.onnx_lower import MatMulToGemm
-from fewbits.models.onnx_opset import RaiseOpset
+from fewbits.models.onnx_opset import raised
 from fewbits.models.onnx_quantize import InsertQuantizers
 from fewbits.models.onnx_smooth import SmoothOperands
 from fewbits.models.onnx_spread import SpreadCasts
@@ -45,7 +45,8 @@ def convert(model: ir.Model, graph: Graph, plan: Plan, outputs: Sequence[onnx.Va
     folded = FoldBatchNorm([name for name, made in low.items() if _holds_norm(graph, made)])
     copy = _passed(model.clone(), folded)
     copy = _emulated(copy, schemes, plan) if form.emulates else _coded(copy, low, schemes, plan, form)
-    copy = _passed(copy, common.TopologicalSortPass(), common.ClearMetadataAndDocStringPass())
+    copy = raised(_passed(copy, common.TopologicalSortPass()))
+    copy = _passed(copy, common.ClearMetadataAndDocStringPass())
     copy.producer_name, copy.producer_version = "fewbits", __about__.VERSION
     copy.metadata_props["fewbits.plan_for"] = plan.model_sha256
     return _written(copy, outputs)
@@ -79,9 +80,8 @@ def _coded(
         SpreadCasts(_decided(lowered, groups.values()), _endless(lowered)),
         CancelCasts(),
         common.RemoveUnusedNodesPass(),
-        *((IsolateFloat(static), SeparateActivations(static)) if form.isolates else ()),
+        *((IsolateFloat(static), SeparateActivations(static), ShieldBodies()) if form.isolates else ()),
         common.RemoveUnusedNodesPass(),
-        RaiseOpset(),
     )
 
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
+import onnx
 import openvino as ov
 
 from fewbits.data.batches import Arrays
@@ -47,11 +48,12 @@ _ADVICE: Final = "Frontend Extension"
 
 @dataclass(frozen=True, slots=True)
 class OpenVinoSession:
-    """A compiled model; calling it runs it once."""
+    """A compiled model; calling it runs it once. `unread` are inputs that no node reads, which the runtime drops."""
 
     request: ov.InferRequest
     inputs: tuple[frozenset[str], ...]
     outputs: tuple[str, ...]
+    unread: frozenset[str] = frozenset()
 
     def __call__(self, inputs: Arrays) -> Arrays:
         """Outputs by name. Raises DataError if the runtime refuses `inputs`."""
@@ -59,8 +61,9 @@ class OpenVinoSession:
         absent = [min(names) for names in self.inputs if names.isdisjoint(inputs)]
         if absent:
             raise DataError(f"the model does not run without its inputs {', '.join(absent)}; given are {list(inputs)}")
+        given = {name: np.asarray(array) for name, array in inputs.items() if name not in self.unread}
         try:
-            found = self.request.infer({name: np.asarray(array) for name, array in inputs.items()}, share_inputs=True)
+            found = self.request.infer(given, share_inputs=True)
         except (RuntimeError, TypeError, ValueError) as error:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
             raise DataError(f"the model does not run on {shapes}: {_reason(error)}") from error
@@ -105,7 +108,7 @@ class OpenVino:
 
     def open(self, artifact: Artifact) -> OpenVinoSession:
         """Compile `artifact`. Raises ModelError with the runtime's own words."""
-        return session_of(self._compiled(artifact, {}))
+        return session_of(self._compiled(artifact, {}), artifact)
 
     def files(self, artifact: Artifact) -> Mapping[str, bytes]:
         """OpenVINO's intermediate representation: ``.xml`` and ``.bin``. Raises ModelError."""
@@ -121,7 +124,7 @@ class OpenVino:
     def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
         """See Target.executed: the runtime model gives the nodes, the performance counters their times."""
         compiled = self._compiled(artifact, {"PERF_COUNT": True})
-        session = session_of(compiled)
+        session = session_of(compiled, artifact)
         profiles = []
         for _ in range(calls):
             session(inputs)
@@ -137,17 +140,21 @@ class OpenVino:
             raise ModelError(f"OpenVINO {ov.__version__} does not load the model: {_reason(error)}") from error
 
 
-def session_of(compiled: ov.CompiledModel) -> OpenVinoSession:
-    """A session that runs `compiled`."""
+def session_of(compiled: ov.CompiledModel, artifact: Artifact) -> OpenVinoSession:
+    """A session that runs `compiled`, which was made from `artifact`."""
     inputs = tuple(frozenset(value.get_names()) for value in compiled.inputs)
-    return OpenVinoSession(compiled.create_infer_request(), inputs, tuple(_name(output) for output in compiled.outputs))
+    graph = onnx.load_model_from_string(artifact.content).graph
+    read = {name for node in graph.node for name in node.input}
+    unread = {value.name for value in graph.input} - read - frozenset[str]().union(*inputs)
+    request, outputs = compiled.create_infer_request(), tuple(_name(output) for output in compiled.outputs)
+    return OpenVinoSession(request, inputs, outputs, frozenset(unread))
 
 
 def _name(output: ov.ConstOutput) -> str:
-    """The ONNX name of `output`: a tensor may have several, that of the model's output is in its result's name."""
-    names = output.get_names()
-    wanted = output.get_node().get_friendly_name().removesuffix(_SINK)
-    return str(wanted if wanted in names or not names else min(names))
+    """The ONNX name of `output`: its result is called after it. A tensor may have several names, or have lost this
+    one where two outputs are the same tensor."""
+    names, result = output.get_names(), str(output.get_node().get_friendly_name())
+    return result.removesuffix(_SINK) if result.endswith(_SINK) or not names else str(min(names))
 
 
 def _reason(error: Exception) -> str:
