@@ -52,7 +52,7 @@ def summary(record: RunRecord) -> str:
     """What came out, in a screenful: outcome, reason, and the table of the original and the result."""
     lines = [
         f"{_title(record.outcome)}: {shortened(record.model, 60)}",
-        *paragraph(record.outcome.advice),
+        *paragraph(record.outcome.predicted_advice if record.predicted else record.outcome.advice),
         *(paragraph(f"Reason: {record.reason}") if record.reason else ()),
         "",
         *table(("", "original", _result_title(record), "change"), _comparison_rows(record)),
