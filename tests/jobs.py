@@ -40,6 +40,7 @@ def opened(
     rules: tuple[Rule, ...] = (),
     seed: int = 0,
     target: str = "onnxruntime",
+    sensitivity: str = "auto",
     progress: Progress = _SILENT,
 ) -> Opened:
     """What `open_request` makes of these; on one runtime, unless `target` is ``auto``."""
@@ -58,6 +59,7 @@ def opened(
         None,
         seed,
         default_path(os.environ, Path.home()),
+        sensitivity,
     )
     return open_request(model, request, progress)
 

@@ -59,7 +59,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "attribution": DESCRIPTIONS | {"targets.protocol"},
     "calibration": {"formats", "data"},
     "sensitivity.table": set(),
-    "sensitivity": {"data"} | TABLES,
+    "sensitivity": {"data", "evaluation"} | TABLES,
     "costs": {"formats", "graph", "grouping", "placement"},
     "costs.measured": DESCRIPTIONS | SEAMS | {"attribution", "costs", "data"},
     "search": set(),

@@ -115,8 +115,8 @@ class PredictedCost:
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One group in the result. `sensitivity` is the relative output error that its scheme in the plan, or else the
-    first that was ranked, alone causes (negative: not measured); seconds are per call in the whole model, negative if
+    """One group in the result. `sensitivity` is the harm that its scheme in the plan, or else the first that was
+    ranked, alone does (negative: not measured); seconds are per call in the whole model, negative if
     not attributed. `schemes` is what it could have had."""
 
     name: str
@@ -156,7 +156,8 @@ class RunRecord:
     that were begun with; ``None`` where there was nothing to compare.
 
     Where the target is simulated, nothing is timed: `predicted` has the costs by models of the hardware, the one that
-    was made small first, and the costs of schemes and of the front are in its unit."""
+    was made small first, and the costs of schemes and of the front are in its unit. `measure` is the one of harm, by
+    its name in `fewbits.sensitivity.measure`."""
 
     outcome: Outcome
     reason: str
@@ -185,6 +186,7 @@ class RunRecord:
     notes: tuple[str, ...]
     settings: Mapping[str, str]
     predicted: tuple[PredictedCost, ...] = ()
+    measure: str = "output"
     version: int = VERSION
 
     __pydantic_config__ = _STRICT

@@ -52,6 +52,7 @@ def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float, *, resu
         ),
         settings=opened.settings,
         predicted=decision.predicted,
+        measure=job.measure.name,
     )
 
 
