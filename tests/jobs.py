@@ -43,6 +43,7 @@ def opened(
     rules: tuple[Rule, ...] = (),
     seed: int = 0,
     target: str = "onnxruntime",
+    sensitivity: str = "auto",
     progress: Progress = _SILENT,
     limits: Limits = UNLIMITED,
     effort: Effort = FULL,
@@ -65,6 +66,7 @@ def opened(
         default_path(os.environ, Path.home()),
         limits,
         effort,
+        sensitivity,
     )
     return open_request(model, request, progress)
 

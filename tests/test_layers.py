@@ -63,7 +63,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "calibration": {"formats", "data"},
     "refine": {"formats"},
     "sensitivity.table": set(),
-    "sensitivity": {"data"} | TABLES,
+    "sensitivity": {"data", "evaluation"} | TABLES,
     "costs": {"formats", "graph", "grouping", "placement"},
     "costs.measured": DESCRIPTIONS | SEAMS | {"attribution", "costs", "data", "smoothing"},
     "search": set(),

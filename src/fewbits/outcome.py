@@ -18,6 +18,11 @@ class Outcome(StrEnum):
         return _ADVICE[self]
 
     @property
+    def predicted_advice(self) -> str:
+        """As `advice`, where costs are predicted and nothing is timed."""
+        return _PREDICTED_ADVICE.get(self, self.advice)
+
+    @property
     def exit_code(self) -> int:
         """0 met, 3 budget unreachable, 4 kept original."""
         return _EXIT_CODES[self]
@@ -33,6 +38,13 @@ _ADVICE = {
         "No plan that gains anything stays within the accuracy budget and the limits. The original is returned as "
         "model.onnx and the closest plan is saved as best.onnx; allow more (--max-loss, --max-latency, --max-size) or "
         "give more calibration data."
+    ),
+}
+_PREDICTED_ADVICE = {
+    Outcome.MET: "The converted model costs less by prediction and is within the accuracy budget, by emulation.",
+    Outcome.KEPT_ORIGINAL: (
+        "No plan within the accuracy budget costs less than the original by prediction, so the original is returned. "
+        "Try another target or a larger --max-loss."
     ),
 }
 _EXIT_CODES = {

@@ -116,8 +116,8 @@ class PredictedCost:
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One group in the result. `sensitivity` is the relative output error that its scheme in the plan, or else the
-    first that was ranked, alone causes (negative: not measured); seconds are per call in the whole model, negative if
+    """One group in the result. `sensitivity` is the harm that its scheme in the plan, or else the first that was
+    ranked, alone does (negative: not measured); seconds are per call in the whole model, negative if
     not attributed. `schemes` is what it could have had."""
 
     name: str
@@ -158,7 +158,7 @@ class RunRecord:
 
     `limits` is what the model to serve may cost. Where the target is simulated, nothing is timed: `predicted` has the
     costs by models of the hardware, the one that was made small first, and the costs of schemes and of the front are in
-    its unit."""
+    its unit. `measure` is the one of harm, by its name in `fewbits.sensitivity.measure`."""
 
     outcome: Outcome
     reason: str
@@ -188,6 +188,7 @@ class RunRecord:
     settings: Mapping[str, str]
     predicted: tuple[PredictedCost, ...] = ()
     limits: Limits = UNLIMITED
+    measure: str = "output"
     version: int = VERSION
 
     __pydantic_config__ = _STRICT

@@ -37,6 +37,7 @@ def settings(**options: object) -> dict[str, str]:
         ({"effort": Effort(seconds=60.0)}, {"time limit"}),
         ({"batch": 4}, {"batch"}),
         ({"calibration_method": "mse"}, {"calibration method"}),
+        ({"sensitivity": "kl"}, {"sensitivity"}),
         ({"rules": (Rule.parse("a=fp32"),)}, {"rules"}),
         ({"seed": 1}, {"seed"}),
         ({"threads": available_cores()}, {"threads"} if available_cores() > 1 else set()),

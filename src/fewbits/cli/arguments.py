@@ -44,6 +44,15 @@ class CalibrationMethod(StrEnum):
     ENTROPY = "entropy"
 
 
+class Sensitivity(StrEnum):
+    """What harm is when groups are ranked."""
+
+    AUTO = "auto"
+    OUTPUT = "output"
+    KL = "kl"
+    LOSS = "loss"
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Height and width from ``224`` or ``224x320``. Raises UsageError."""
     parts = text.lower().split("x")

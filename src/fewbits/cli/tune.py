@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fewbits.cli import arguments
-from fewbits.cli.arguments import CalibrationMethod, Data, Model, Objective, Target, Threads
+from fewbits.cli.arguments import CalibrationMethod, Data, Model, Objective, Sensitivity, Target, Threads
 from fewbits.cli.output import show, tell
 from fewbits.console import stderr_progress
 from fewbits.errors import FewbitsError, RunError
@@ -99,6 +99,14 @@ def tune(
     calibration_method: Annotated[
         CalibrationMethod, typer.Option(help="How ranges of activations are found.", rich_help_panel=_SEARCH)
     ] = CalibrationMethod.AUTO,
+    sensitivity: Annotated[
+        Sensitivity,
+        typer.Option(
+            help="What ranks groups: the squared error of the outputs, the divergence of class probabilities (kl), or "
+            "the loss of the metric per sample.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = Sensitivity.AUTO,
     rule: Annotated[
         list[str] | None,
         typer.Option(
@@ -168,6 +176,7 @@ def tune(
                 threads=threads,
                 batch=batch,
                 calibration_method=calibration_method.value,
+                sensitivity=sensitivity.value,
                 rules=rules,
                 images=images,
                 out=out,

@@ -23,6 +23,7 @@ from fewbits.models.protocol import Model
 from fewbits.placement import between_codes, settle
 from fewbits.plan import Choice, Plan
 from fewbits.progress import Progress
+from fewbits.sensitivity.measure import Measure
 from fewbits.store import Journal
 from fewbits.targets import is_simulated
 from fewbits.verify.acceptance import Objective
@@ -53,9 +54,9 @@ def asked(plan: Plan, without: Mapping[str, str] | None = None) -> Asked:
 class Job:
     """One run's model, data and goal, and the runtimes that could serve it. `inputs` is what one call gets when
     latency is measured, `scratch` a folder for files that only the measuring processes read, `cache` the file of
-    measured costs. `limits` is what the model may cost, `trials` how many plans may be evaluated (``None``: as many as
-    the search is made for), `deadline` when the run has to end, by what its `pace` foretells, `smoothing` the factors
-    of the tensors that may be smoothed (`fewbits.smoothing`)."""
+    measured costs, `measure` what harm is. `limits` is what the model may cost, `trials` how many plans may be
+    evaluated (``None``: as many as the search is made for), `deadline` when the run has to end, by what its `pace`
+    foretells, `smoothing` the factors of the tensors that may be smoothed (`fewbits.smoothing`)."""
 
     model: Model
     conversions: Conversions
@@ -68,6 +69,7 @@ class Job:
     splits: Splits
     inputs: Arrays
     calibration_method: str
+    measure: Measure
     journal: Journal
     scratch: Path
     cache: Path

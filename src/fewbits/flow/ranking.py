@@ -7,18 +7,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from fewbits.data.batches import Dataset
+from fewbits.evaluation import Predict
 from fewbits.flow.allocating import Costing
-from fewbits.flow.calibrate import outputs, plan_harm, search_sample
-from fewbits.flow.job import Job
+from fewbits.flow.calibrate import outputs, search_sample, under
+from fewbits.flow.job import EVALUATION_BATCH, Job
 from fewbits.flow.pace import Work
 from fewbits.flow.schedule import ranking_ends
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Kind
 from fewbits.plan import Choice, Plan
+from fewbits.sensitivity.measure import Seen
 from fewbits.sensitivity.table import Harm, SensitivityTable
 
-SAMPLES: Final = 16
 _NOTHING: Final = SensitivityTable({})
 
 
@@ -48,8 +50,8 @@ def harms(
 ) -> SensitivityTable:
     """The harm of the schemes that `wanted` names for each group, as `rank` has it; `plan_for` makes the plan in which
     the groups that it is given leave fp32."""
-    sample = search_sample(job, SAMPLES)
-    reference = list(outputs(job.original, sample))
+    sample = search_sample(job, job.measure.samples)
+    reference = see(job, job.original, sample)
     alone = [(name, scheme) for name, schemes in wanted.items() for scheme in schemes if not scheme.is_cast]
     # The first scheme of every group before any second one.
     alone.sort(key=lambda one: wanted[one[0]].index(one[1]))
@@ -60,18 +62,32 @@ def harms(
             break
         plan = plan_for({name: scheme})
         key = f"{name} {scheme}"
-        measure = partial(plan_harm, job, plan, sample, reference)
-        found[name][str(scheme)] = job.journal.step(
-            "sensitivity", key, Harm, partial(job.pace.timed, Work.FORM, measure)
-        )
+        found[name][str(scheme)] = _harm(job, key, plan, sample, reference)
         job.progress.advance(f"{key}: {found[name][str(scheme)].value:.3g}")
     for scheme in dict.fromkeys(scheme for schemes in wanted.values() for scheme in schemes if scheme.is_cast):
         names = [name for name, schemes in wanted.items() if scheme in schemes]
         plan = plan_for(dict.fromkeys(names, scheme))
-        whole = job.journal.step("sensitivity", f"all {scheme}", Harm, partial(plan_harm, job, plan, sample, reference))
+        whole = _harm(job, f"all {scheme}", plan, sample, reference)
         for name, share in _shares(job, names, found).items():
             found[name][str(scheme)] = Harm(whole.value * share)
     return SensitivityTable(found)
+
+
+def see(job: Job, predict: Predict, sample: Dataset) -> Seen:
+    """What the job's measure reads of the model behind `predict` on `sample`."""
+    if job.measure.scored:
+        return Seen(scores=job.evaluator(predict, sample, EVALUATION_BATCH).per_sample)
+    return Seen(list(outputs(predict, sample)))
+
+
+def _harm(job: Job, key: str, plan: Plan, sample: Dataset, reference: Seen) -> Harm:
+    """The harm of `plan`, once in a run."""
+
+    def measured() -> Harm:
+        return job.measure.harm(reference, under(job, plan, lambda predict: see(job, predict, sample)))
+
+    timed = partial(job.pace.timed, Work.FORM, measured)
+    return job.journal.step("sensitivity", f"{job.measure.name} {key}", Harm, timed)
 
 
 def _worth_it(job: Job, site: Site, name: str, used: Scheme) -> tuple[Scheme, ...]:

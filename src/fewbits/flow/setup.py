@@ -31,6 +31,7 @@ from fewbits.models.protocol import Model
 from fewbits.progress import Progress
 from fewbits.record import RunRecord
 from fewbits.report.text import render
+from fewbits.sensitivity.measure import AUTO, Measure, measure
 from fewbits.sensitivity.output_error import output_error
 from fewbits.space import Rule, candidates
 from fewbits.store import Journal
@@ -64,6 +65,7 @@ class Request:
     cache: Path
     limits: Limits = UNLIMITED
     effort: Effort = FULL
+    sensitivity: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class Opened:
     groups: tuple[Group, ...]
     evaluator: Evaluator
     original: Predict
+    measure: Measure
     splits: Splits
     inputs: Arrays
     settings: Mapping[str, str]
@@ -108,6 +111,7 @@ class Opened:
             splits=self.splits,
             inputs=self.inputs,
             calibration_method=self.request.calibration_method,
+            measure=self.measure,
             journal=journal,
             scratch=scratch,
             cache=self.request.cache,
@@ -142,9 +146,11 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
     if request.calibration is not None:
         images = request.images if _is_folder(request.calibration) else None
         calibration = open_data(request.calibration, model.inputs, images=images)
-    targets, first = _that_serve(targets, model, call_inputs(data, model.inputs, request.batch), progress)
+    one_call = call_inputs(data, model.inputs, request.batch)
+    targets, first = _that_serve(targets, model, one_call, progress)
     original = predictor(first, model.inputs)
     evaluator = open_evaluator(request.evaluate, model.inputs, direction=_direction(request), original=original)
+    harm = measure(request.sensitivity, original(one_call), evaluator.direction)
     splits = split(data, calibration=calibration, scored=evaluator.uses_split, seed=request.seed)
     groups = group(model.graph)
     sites = tuple(_site(target, model.graph, groups, request.rules) for target in targets)
@@ -160,6 +166,7 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         groups=groups,
         evaluator=evaluator,
         original=original,
+        measure=harm,
         splits=splits,
         inputs=call_inputs(splits.search, model.inputs, request.batch),
         settings=_settings(request, model, targets, evaluator, data, calibration),
@@ -205,7 +212,7 @@ def _difference(first: Arrays, other: Arrays) -> float:
     """Relative squared error of the outputs `other` beside `first`; infinite if they have other names or shapes."""
     if any(name not in other or other[name].shape != values.shape for name, values in first.items()):
         return inf
-    return output_error([first], [other]).relative
+    return output_error([first], [other]).value
 
 
 def _is_folder(source: DataSource | None) -> bool:
@@ -240,6 +247,7 @@ def _settings(
         "threads": str(targets[0].threads),
         "batch": str(request.batch),
         "calibration method": request.calibration_method,
+        "sensitivity": request.sensitivity,
         "rules": "; ".join(str(rule) for rule in request.rules),
         "seed": str(request.seed),
         "CPU": targets[0].machine.cpu,

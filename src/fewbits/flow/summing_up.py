@@ -54,6 +54,7 @@ def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float, *, resu
         settings=opened.settings,
         limits=job.limits,
         predicted=decision.predicted,
+        measure=job.measure.name,
     )
 
 

@@ -67,6 +67,7 @@ def tune(
     threads: int = 0,
     batch: int = 1,
     calibration_method: str = "auto",
+    sensitivity: str = "auto",
     rules: Sequence[Rule | str] = (),
     images: ImageOptions | None = None,
     out: str | Path | None = None,
@@ -97,6 +98,8 @@ def tune(
         threads: threads of the runtime, 0 for every core.
         batch: samples per call when latency is measured.
         calibration_method: ``auto``, ``minmax``, ``percentile``, ``mse`` or ``entropy``.
+        sensitivity: what harm is when groups are ranked: ``output`` (relative squared error), ``kl`` (divergence of
+            class probabilities), ``loss`` (of the metric, per sample), or ``auto``.
         rules: fixed schemes for groups by name, such as ``"conv_1*=fp32"``; the first match wins.
         images: how images of a folder become input.
         out: the run directory; without it nothing is written.
@@ -128,6 +131,7 @@ def tune(
         default_path(os.environ, Path.home()),
         Limits.parse(max_latency, max_size),
         Effort.parse(max_trials, max_seconds),
+        sensitivity,
     )
     with scratch_folder() as scratch:
         opened = open_request(model, request, progress)
@@ -215,6 +219,11 @@ def _baseline(job: Job) -> Scores:
 
     scores = job.journal.step("baseline", evaluator.name, Scores, measure)
     job.budget.scale(scores)
+    if job.measure.scored and not scores.per_sample:
+        raise MetricError(
+            f"sensitivity by {job.measure.name} needs one score per sample, and {evaluator.name} gives one for all; "
+            "return one per sample, or measure it by output"
+        )
     job.progress.advance(f"{evaluator.name} {scores.value:.5g}")
     return scores
 

@@ -13,6 +13,7 @@ from fewbits.measurement import Comparison, Interval
 from fewbits.outcome import Outcome
 from fewbits.record import Accuracy, PredictedCost
 from fewbits.verify.paired import difference_interval, mean_interval
+from fewbits.verify.resampling import first_samples, resampled_loss, resampled_score
 from fewbits.verify.within import Limited
 
 _ONE_ERROR: Final = 0.6827
@@ -40,7 +41,7 @@ class Verdict:
 def compare_accuracy(name: str, direction: Direction, original: Scores, tuned: Scores, budget: Budget) -> Accuracy:
     """The metric `name` of both models on the acceptance split, with intervals.
 
-    Scores without per-sample entries give intervals of width 0.
+    A single number gives intervals of width 0.
 
     Raises:
         MetricError: a relative budget with an original score of 0, or scores of different samples.
@@ -73,16 +74,17 @@ def holds_for_sure(accuracy: Accuracy) -> bool:
 
 
 def likely_holds(original: Scores, tuned: Scores, budget: Budget, direction: Direction) -> bool:
-    """Whether the loss and one standard error of it are within `budget`; what has no per-sample scores says nothing of
-    its error, so that the loss alone counts.
+    """Whether the loss and one standard error of it are within `budget`; a single number says nothing of its error, so
+    that the loss alone counts.
 
     `tuned` may have scored the first samples of `original` alone. Whoever picks the cheapest of several plans picks
     those whose loss happens to be low: without a margin, every second one would miss a budget that it just held.
     """
-    if not budget.holds(budget.loss(original, tuned, direction)):
-        return False
+    if tuned.pooled.rows:
+        paired, scale = first_samples(original, tuned.samples), budget.scale(original)
+        return budget.holds(resampled_loss(paired, tuned, direction, scale=scale, confidence=_ONE_ERROR).high)
     if not tuned.per_sample:
-        return True
+        return budget.holds(budget.loss(original, tuned, direction))
     before = original.per_sample[: len(tuned.per_sample)]
     pair = (before, tuned.per_sample) if direction is Direction.HIGHER else (tuned.per_sample, before)
     return budget.holds(difference_interval(*pair, _ONE_ERROR).high / budget.scale(original))
@@ -187,10 +189,14 @@ def _budget(accuracy: Accuracy) -> Budget:
 def _mean(scores: Scores) -> Interval:
     if scores.per_sample:
         return mean_interval(scores.per_sample)
+    if scores.pooled.rows:
+        return resampled_score(scores)
     return Interval(scores.value, scores.value, scores.value)
 
 
 def _loss(original: Scores, tuned: Scores, budget: Budget, direction: Direction) -> Interval:
+    if original.pooled.rows:
+        return resampled_loss(original, tuned, direction, scale=budget.scale(original))
     value = budget.loss(original, tuned, direction)
     if not original.per_sample:
         return Interval(value, value, value)
