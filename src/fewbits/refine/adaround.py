@@ -8,7 +8,8 @@ Source: Nagel et al., Up or Down? Adaptive Rounding for Post-Training Quantizati
 (equations 21 to 25). It differs in this: the error of each row is counted in that of rounding to nearest for each
 weight, so that lambda has no unit; without a ReLU the gradient is of all inputs at once, by their second moments, and
 needs no warm start, since the soft weights begin without any error; and rows that are not better for it are rounded to
-nearest. Layers are done one after the other; to give a layer the quantised inputs that it will meet, pass those.
+nearest. Inputs may be those of the original or of the quantised layers before; the target is what the weight itself
+gives for them, not (equation 25) the original's output for the original's inputs.
 """
 
 from __future__ import annotations
@@ -70,7 +71,6 @@ def adaround(
         FormatError: the elements are neither integers nor floats, or the granularity does not go with the shape.
     """
     second = (2 * gram.mean).astype(np.float32)
-
     choice = _Choice.of(weight, gram.groups, format, scales)
     return choice.learnt(
         lambda change: output_errors(change, gram), lambda change: change @ second, iterations, regularisation
@@ -120,7 +120,7 @@ def adaround_relu(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Choice:
-    """A weight between its lower neighbours `low` and those `gap` above them, (groups, outputs, features), float32."""
+    """A weight between its lower neighbours `low` and those `gap` above them, (groups, outputs, features)."""
 
     weight: Array
     format: ScaledFormat
