@@ -76,7 +76,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "flow": DESCRIPTIONS
     | SEAMS
     | {"data", "dialect", "evaluation", "metrics", "budget", "record", "models", "targets", "calibration"}
-    | {"amounts", "attribution", "costs", "limits", "search", "sensitivity", "smoothing", "verify"}
+    | {"amounts", "attribution", "costs", "limits", "search", "refine", "sensitivity", "smoothing", "verify"}
     | {"benchmark", "store", "report"}
     | TABLES
     | MEASURING,

@@ -12,16 +12,16 @@ from fewbits.data.batches import Array, Arrays
 from fewbits.data.padding import batch_size, pad
 from fewbits.flow.job import Job
 from fewbits.flow.site import Site
-from fewbits.formats.numerics.reference import fake_quantize
 from fewbits.formats.scheme import INT8_CHANNEL, UINT8_TENSOR
 from fewbits.grouping import Group
 from fewbits.plan import smoothed
-from fewbits.smoothing import parse, rounded, text
+from fewbits.refine.smoothing import search_smoothing
+from fewbits.smoothing import parse, text
 from fewbits.space import Refusal
 
 _SAMPLES: Final = 64
 _BATCH: Final = 8
-_ROWS: Final = 256
+_ROWS: Final = 512
 _STRENGTHS: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _GAIN: Final = 0.5
 """Factors that do not lower the squared error of the layers to this share are not worth trying out on the model."""
@@ -64,19 +64,19 @@ def _factors(job: Job, groups: Sequence[Group]) -> dict[str, str]:
     for group in groups:
         readers.setdefault(group.operands[0], []).append(group)
     job.progress.stage("find channels to smooth", len(readers))
-    peaks, rows = _observed(job, tuple(readers))
+    rows = _observed(job, tuple(readers))
     found: dict[str, str] = {}
     for tensor, wanted in readers.items():
-        best = _best(rows[tensor], peaks[tensor], [_by_rows(job, group) for group in wanted])
-        if best is not None:
-            found[tensor] = text(best)
+        weight = np.concatenate([_by_outputs(job, group) for group in wanted])
+        best = search_smoothing(weight, rows[tensor], INT8_CHANNEL, UINT8_TENSOR, _STRENGTHS)
+        if best.error < _GAIN * best.plain_error:
+            found[tensor] = text(best.factors)
         job.progress.advance(tensor)
     return found
 
 
-def _observed(job: Job, tensors: Sequence[str]) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The largest magnitude of each channel (the last axis), and some rows of each tensor."""
-    peaks: dict[str, Array] = {}
+def _observed(job: Job, tensors: Sequence[str]) -> dict[str, Array]:
+    """Some rows (the last axis are the channels) of each tensor on calibration data."""
     rows: dict[str, list[Array]] = {tensor: [] for tensor in tensors}
     split = job.splits.calibration
     data = split.take(range(min(_SAMPLES, split.samples)))
@@ -86,38 +86,11 @@ def _observed(job: Job, tensors: Sequence[str]) -> tuple[dict[str, Array], dict[
     for seen in job.model.observe(batches, tensors):
         for tensor in tensors:
             flat = seen[tensor].reshape(-1, seen[tensor].shape[-1])
-            most = np.abs(flat).max(axis=0)
-            peaks[tensor] = np.maximum(peaks.get(tensor, most), most)
             rows[tensor].append(flat[:: max(1, len(flat) // share)][:share].copy())
-    return peaks, {tensor: np.concatenate(parts)[:_ROWS] for tensor, parts in rows.items()}
+    return {tensor: np.concatenate(parts)[:_ROWS] for tensor, parts in rows.items()}
 
 
-def _by_rows(job: Job, group: Group) -> Array:
-    """The weight of `group` with a row for each input channel."""
+def _by_outputs(job: Job, group: Group) -> Array:
+    """The weight of `group` as (outputs, inputs)."""
     weight = job.model.weight(group.weight)
-    return weight.T if job.graph.node[group.name].attributes.get("transB", 0) else weight
-
-
-def _best(rows: Array, peaks: Array, weights: Sequence[Array]) -> Array | None:
-    """The factors with the least error over a grid of strengths; none where they gain nothing.
-
-    A factor is max|X_j|^a / max|W_j|^(1-a) for channel j (Xiao et al. 2023, equation 4).
-    """
-    exact = [rows @ weight for weight in weights]
-    heights = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
-    safe, steep = np.maximum(peaks, 1e-5 * peaks.max() + 1e-12), np.maximum(heights, 1e-5 * heights.max() + 1e-12)
-    plain = _error(rows, weights, exact, np.ones_like(peaks))
-    tried = [rounded(safe**strength / steep ** (1 - strength)) for strength in _STRENGTHS]
-    errors = [_error(rows, weights, exact, factors) for factors in tried]
-    best = int(np.argmin(errors))
-    return tried[best] if errors[best] < _GAIN * plain else None
-
-
-def _error(rows: Array, weights: Sequence[Array], exact: Sequence[Array], factors: Array) -> float:
-    """Squared error of all products relative to them, with activations and weights in int8."""
-    low = fake_quantize(np.ascontiguousarray(rows / factors), UINT8_TENSOR)
-    total = 0.0
-    for weight, product in zip(weights, exact, strict=True):
-        coded = fake_quantize(np.ascontiguousarray((weight * factors[:, None]).T), INT8_CHANNEL).T
-        total += float(np.square(low @ coded - product).sum() / max(np.square(product).sum(), 1e-30))
-    return total
+    return weight if job.graph.node[group.name].attributes.get("transB", 0) else weight.T

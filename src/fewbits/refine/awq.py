@@ -10,7 +10,6 @@ factors divided by the root of their largest times their smallest).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from fewbits.errors import DataError
 from fewbits.formats.numerics.reference import fake_quantize
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.refine.gram import Gram, output_errors
+from fewbits.refine.input_factors import InputFactors
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -27,24 +27,6 @@ Float64 = NDArray[np.float64]
 ALPHAS = tuple(step / 20 for step in range(20))
 _LEAST = 1e-4
 """Of a factor before it is normalised: an input that is hardly ever there must not be multiplied by nothing."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class InputFactors:
-    """By what the inputs of a weight are divided, and its columns multiplied, before it is rounded.
-
-    `factors` (inputs,); `error` is the mean squared error of the outputs, summed over them, with `alpha`, and
-    `plain_error` the one without factors.
-    """
-
-    factors: Float64
-    alpha: float
-    error: float
-    plain_error: float
-
-    def scaled(self, weight: Array) -> Array:
-        """`weight` (outputs, inputs) with its columns multiplied, of its own type: what is then rounded."""
-        return (weight * self.factors).astype(weight.dtype)
 
 
 def search_factors(
