@@ -150,7 +150,9 @@ def test_what_is_left_is_told_with_its_time(ticking: Timing) -> None:
     assert any("left: at most 4 evaluations, acceptance" in text for text in left)
     assert left[-1].endswith("left: acceptance")
     assert not any("time limit" in text for text in left)
-    tune(told := Told(), max_seconds=0.7 * whole_time())
+    free = whole_time()
+    for share in (0.8, 0.9, 1.0):
+        tune(told, max_seconds=share * free)
     assert any("the time limit will end it earlier" in text for text in told.said)
 
 

@@ -30,7 +30,7 @@ def keep(job: Job, floats: Floats) -> Decision:
     site = job.site(floats.fastest)
     reason = (
         f"{kept(job.limits, original_figures(job, floats), _WHO)} Nothing can be more accurate than it"
-        f"{on_fastest(floats)}"
+        f"{on_fastest(floats)}."
     )
     return Decision(
         outcome=Outcome.KEPT_ORIGINAL,

@@ -22,6 +22,8 @@ class Stage(StrEnum):
     """What can be shortened."""
 
     PROBE = "probe schemes"
+    PLACE = "time plans to begin with"
+    SCREEN = "screen groups"
     RANK = "rank groups"
     TIME = "time plans"
     LOOK = "time plans on the front"
@@ -31,6 +33,8 @@ class Stage(StrEnum):
 
 _MEANING: Final[Mapping[Stage, str]] = {
     Stage.PROBE: "schemes were measured after {done} of {of}; those left out were not used, though they may pay",
+    Stage.PLACE: "of {of} plans to begin with {done} was timed with care; another one may be faster",
+    Stage.SCREEN: "groups that look slower in low precision were not timed without it, and stay as they are",
     Stage.RANK: (
         "ranking ended after {done} of {of} forms; groups that were not ranked are taken to harm as the median group, "
         "and have no other scheme than fp32 and that of the fastest plan"

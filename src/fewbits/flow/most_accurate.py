@@ -74,7 +74,6 @@ def _timed_climb(job: Job, ladder: Ladder, plans: Sequence[Plan], floats: Floats
     history = [Trial(len(ladder) - 1, job.limits.use(seconds, original.size), within=False)]
     most = Ascent().most
     state = Ascent().init(ladder, _LIMIT)
-    job.progress.stage("time plans on the front", most)
     after = trial_seconds(job) + acceptance_seconds(job)
     while isinstance(step := Ascent(most).propose(state, history), Attempt):
         done = len(history) - 1
@@ -85,7 +84,7 @@ def _timed_climb(job: Job, ladder: Ladder, plans: Sequence[Plan], floats: Floats
         seconds = 0.0 if job.limits.seconds is None else quick_seconds(job, plan)
         use = job.limits.use(seconds, job.conversions.of(plan).size)
         history.append(Trial(step.place, use, use <= _LIMIT))
-        job.progress.advance(f"{step.why}: {use:.0%} of the limits")
+        job.progress.say(f"{step.why}: {use:.0%} of the limits")
     return step
 
 

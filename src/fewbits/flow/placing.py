@@ -19,6 +19,7 @@ from fewbits.flow.job import Asked, Job, Wish
 from fewbits.flow.limited import foreseen
 from fewbits.flow.looks import Look, baseline, look, originals
 from fewbits.flow.pace import Work
+from fewbits.flow.schedule import finalists_in_time
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Kind
@@ -143,7 +144,7 @@ def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
     best_first = sorted(
         candidates, key=lambda title: (title in beyond, sizes[title] if job.for_size else looks[title].seconds)
     )
-    finalists = [candidates[title] for title in best_first[:_FINALISTS]]
+    finalists = [candidates[title] for title in best_first[: finalists_in_time(job, _FINALISTS, _ROUNDS)]]
     everyone = [first, *finalists]
     comparison = job.pace.timed(
         Work.ROUND,

@@ -65,6 +65,19 @@ def ranking_ends(job: Job, done: int, of: int) -> bool:
     return job.deadline.stops(Stage.RANK, done, of, form + after)
 
 
+def finalists_in_time(job: Job, usual: int, rounds: int) -> int:
+    """How many plans to begin with are timed with care for `rounds` rounds: `usual`, or the best alone if time is
+    short."""
+    need = rounds * (usual + 1) * job.pace.each(Work.ROUND) + trial_seconds(job) + acceptance_seconds(job)
+    return 1 if job.deadline.stops(Stage.PLACE, 1, usual, need) else usual
+
+
+def screening_fits(job: Job, rounds: int) -> bool:
+    """Whether there is time for `rounds` rounds of a plan with and without its slower groups."""
+    need = 2 * rounds * job.pace.each(Work.ROUND) + trial_seconds(job) + acceptance_seconds(job)
+    return not job.deadline.stops(Stage.SCREEN, 0, 1, need)
+
+
 def trials_left(job: Job) -> int:
     """How many plans may be evaluated after ranking: the first trial, where it showed that ranking is needed, is one of
     them already."""
@@ -79,7 +92,8 @@ def tell(job: Job, trials: int, *before: tuple[float, str]) -> None:
     parts = (*before, *(evaluations if trials else ()), (acceptance_seconds(job), "acceptance"))
     seconds = sum(seconds for seconds, _ in parts)
     if seconds > 0:
-        earlier = "" if seconds <= job.deadline.left else "; the time limit will end it earlier"
+        shorter = len(parts) > 1 and seconds > job.deadline.left
+        earlier = "; the time limit will end it earlier" if shorter else ""
         job.progress.say(f"about {readable_time(seconds)} left: {', '.join(what for _, what in parts)}{earlier}")
 
 

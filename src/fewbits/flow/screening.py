@@ -14,6 +14,7 @@ from fewbits.attribution import Share, attribute
 from fewbits.benchmark import Candidate, compare
 from fewbits.flow.job import Job, asked
 from fewbits.flow.pace import Work
+from fewbits.flow.schedule import screening_fits
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import Scheme
 from fewbits.models.protocol import Artifact
@@ -53,9 +54,8 @@ def screen(job: Job, site: Site, plan: Plan) -> Screened:
     job.progress.advance()
     ignored = not_executed(plan, low)
     slower = {} if job.size_counts else _slower(plan, original, low, ignored)
-    pays = bool(slower) and job.journal.step(
-        "profile", "screened is faster", bool, lambda: _pays(job, site, plan, slower)
-    )
+    fits = bool(slower) and screening_fits(job, _ROUNDS)
+    pays = fits and job.journal.step("profile", "screened is faster", bool, lambda: _pays(job, site, plan, slower))
     return Screened(original, low, {**ignored, **slower} if pays else ignored)
 
 
