@@ -16,11 +16,17 @@ def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool =
         return ""
     if group.kind is Kind.CONV_TRANSPOSE:
         return "fewbits writes transposed convolutions in fp32 only"
+    if _is_empty(graph, group):
+        return "it works on tensors without elements"
     if scheme.is_cast:
         return _cast(graph, group)
     if scheme.is_static:
-        return _static(graph, group, gives_floats=gives_floats)
+        return _static(graph, group, smoothed=scheme.smoothed, gives_floats=gives_floats)
     return _stored(graph, group, scheme)
+
+
+def _is_empty(graph: Graph, group: Group) -> bool:
+    return any(0 in (_shape(graph.tensors.get(name)) or ()) for name in (*group.operands, group.weight, group.inner))
 
 
 def _cast(graph: Graph, group: Group) -> str:
@@ -53,8 +59,10 @@ def _stored(graph: Graph, group: Group, scheme: Scheme) -> str:
     return ""
 
 
-def _static(graph: Graph, group: Group, *, gives_floats: bool) -> str:
+def _static(graph: Graph, group: Group, *, smoothed: bool, gives_floats: bool) -> str:
     anchor = graph.node[group.name]
+    if smoothed and not (group.kind in (Kind.MATMUL, Kind.GEMM) and group.weight):
+        return "only a product by a constant matrix is smoothed"
     return (
         _wrong_type(graph, anchor)
         or _infinite(graph, group)
@@ -89,8 +97,8 @@ def _product(graph: Graph, group: Group, anchor: Node, *, gives_floats: bool) ->
         return "its constant is the first operand; only a constant second operand is supported"
     if group.bias and not graph.is_constant(group.bias):
         return "its bias is computed, not a constant"
-    if not graph.pinned.isdisjoint((group.inner, group.output)):
-        return "a subgraph reads its output"
+    if group.kind not in (Kind.GEMM, Kind.MATMUL) and not graph.pinned.isdisjoint((group.inner, group.output)):
+        return "a subgraph reads its output, which keeps fp32"
     match group.kind:
         case Kind.CONV | Kind.CONV_TRANSPOSE:
             return _convolution(graph, group, gives_floats=gives_floats)
@@ -136,7 +144,7 @@ def _joint(graph: Graph, group: Group, anchor: Node) -> str:
     if group.output in graph.outputs:
         return "its output is the model's, which keeps fp32"
     if not graph.pinned.isdisjoint((group.inner, group.output)):
-        return "a subgraph reads its output"
+        return "a subgraph reads its output, which keeps fp32"
     if group.kind in (Kind.ADD, Kind.MUL) and len(group.operands) != 2:
         return "it does not join two activations"
     if any(size != 1 for size in _sizes(anchor.attributes.get("dilations", 1))):

@@ -59,6 +59,22 @@ def test_of_the_plans_within_the_budget_the_one_with_the_least_measured_memory_i
     assert "weights and activations" in render(result.record)
 
 
+def test_limits_of_time_and_size_hold_beside_memory(timed: Timing) -> None:
+    """A call of the original takes 2 ms here, every plan twice that."""
+    timed.speed = 0.5
+    size = demo_model().stat().st_size
+    loose = tune(threads=1, target="onnxruntime", max_latency="5ms", max_size=size)
+    assert loose.outcome is Outcome.MET
+    assert "within the allowed 5ms" in loose.record.reason
+    assert f"within the allowed {size:,}" in loose.record.reason
+    slow = tune(threads=1, target="onnxruntime", max_latency="3ms")
+    assert slow.outcome is Outcome.BUDGET_UNREACHABLE
+    assert slow.artifact.content == demo_model().read_bytes()
+    large = tune(threads=1, target="onnxruntime", max_size=1000)
+    assert large.outcome is Outcome.BUDGET_UNREACHABLE
+    assert large.artifact.content == demo_model().read_bytes()
+
+
 def test_the_baseline_is_the_original_where_it_takes_the_least(timed: Timing, tmp_path: Path) -> None:
     timed.memories = {"onnxruntime:*": 30 * MIB}
     one = job(opened(demo_model(), demo_data(), objective=Objective.MEMORY, target="auto"), tmp_path)

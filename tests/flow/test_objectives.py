@@ -109,6 +109,15 @@ def test_no_gain_in_throughput_keeps_the_original(timed: Timing) -> None:
     assert result.artifact.content == demo_model().read_bytes()
 
 
+def test_a_limit_of_size_holds_beside_throughput(timed: Timing) -> None:
+    size = demo_model().stat().st_size
+    met = tune(threads=1, streams=2, max_size=size - 1)
+    assert met.outcome is Outcome.MET
+    assert met.artifact.size < size
+    assert f"within the allowed {size - 1:,}" in met.record.reason
+    assert tune(threads=1, streams=2, max_size=1000).outcome is Outcome.BUDGET_UNREACHABLE
+
+
 def test_a_resumed_run_has_the_same_streams(timed: Timing, tmp_path: Path) -> None:
     tune(threads=1, streams=2, out=tmp_path / "run")
     with pytest.raises(fewbits.RunError, match="streams: the run has '2', now '3'"):

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from onnx import TensorProto, helper
 
 from builders import CHANNELS, FEATURES, Net, conv_bn_relu, images
 from conversion import converted, error, kernels, precisions, run
@@ -92,3 +93,31 @@ def test_the_runtime_would_quantise_float_weights_by_itself() -> None:
     isolated.ClearField("attribute")
     assert kernels(artifact, inputs).count("QLinearConv") == 2
     assert kernels(Artifact(plain.SerializeToString()), inputs).count("QLinearConv") == 3
+
+
+@pytest.mark.parametrize("carriers", [["Reshape"], ["Transpose"], ["Transpose", "Reshape"]])
+def test_codes_are_not_moved_into_a_body(carriers: list[str]) -> None:
+    """ONNX Runtime 1.31 ends the process that opens the model where they are."""
+    net = Net()
+    x = net.add("Relu", net.conv("x", 3, CHANNELS, bias=True))
+    y = net.add("Neg", net.conv(x, CHANNELS, CHANNELS))
+    for carrier in carriers:
+        x = (
+            net.add("Reshape", x, net.axes(0, 0, 4, -1))
+            if carrier == "Reshape"
+            else net.add("Transpose", x, perm=[0, 1, 3, 2])
+        )
+    chosen = net.add("If", net.add("Greater", net.add("ReduceMax", "x", keepdims=0), net.number(0.0)))
+    for branch, op in (("then_branch", "Neg"), ("else_branch", "Abs")):
+        result = helper.make_tensor_value_info(branch, TensorProto.FLOAT, None)
+        graph = helper.make_graph([helper.make_node(op, [x], [branch])], branch, [], [result])
+        net.nodes[-1].attribute.append(helper.make_attribute(branch, graph))
+    proto, inputs = finish(net, y, chosen), images(4)
+    _, plan, artifact = converted(proto, inputs)
+    assert len(plan.low) == 2
+    makers = {name: node for node in onnx.load_model_from_string(artifact.content).graph.node for name in node.output}
+    read = makers[x]
+    while read.op_type in carriers:
+        read = makers[read.input[0]]
+    assert read.op_type == "Max" and makers[read.input[0]].op_type == "DequantizeLinear"
+    assert error(run(artifact, inputs), run(proto, inputs)) < 0.04

@@ -90,3 +90,18 @@ def test_what_cannot_be_asked():
         trace(program, HARM)
     with pytest.raises(UsageError, match="2 points or more"):
         trace(program, "seconds", points=1)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_no_more_means_the_whole_front(seed):
+    """By trying all choices: most points of so small a network minimise no weighted sum, and none is left out."""
+    allocation = network(seed=seed, groups=5)
+    true = []
+    for one in sorted(map(allocation.values, every_choice(allocation)), key=lambda one: (one["seconds"], one[HARM])):
+        if not true or not within(true[-1][HARM], one[HARM]):
+            true.append(one)
+    front = trace(init(allocation), "seconds", points=1000, gap=0.0)
+    assert front.ending is FrontEnding.NO_MORE
+    assert len(true) > 20
+    assert [one.costs["seconds"] for one in front.solutions] == pytest.approx([one["seconds"] for one in true])
+    assert [one.harm for one in front.solutions] == pytest.approx([one[HARM] for one in true])

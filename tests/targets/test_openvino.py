@@ -214,6 +214,28 @@ def test_inputs_that_do_not_fit(inputs: dict[str, np.ndarray]) -> None:
         session(inputs)
 
 
+def test_an_input_that_no_node_reads_may_be_given() -> None:
+    def change(proto: onnx.ModelProto) -> None:
+        proto.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", 2]))
+
+    proto, inputs = rewritten(gemm(), change), features(2)
+    with OPENVINO.open(Artifact(proto.SerializeToString())) as session:
+        (got,) = session({**inputs, "z": np.zeros((2, 2), np.float32)}).values()
+    assert np.allclose(got, run(gemm(), inputs)["y"], atol=1e-5)
+
+
+def test_two_outputs_that_are_one_tensor_keep_their_names() -> None:
+    net = Net()
+    hidden = net.add("Relu", net.add("Gemm", "x", net.weight(FEATURES, FEATURES), transB=1))
+    outputs = [hidden, net.add("Identity", hidden), net.add("Dropout", hidden), net.add("Neg", hidden)]
+    shape = ("batch", FEATURES)
+    proto = net.model({"x": (TensorProto.FLOAT, shape)}, {f"y{i}": (name, shape) for i, name in enumerate(outputs)})
+    got = run(proto, features(2), OPENVINO)
+    wanted = run(proto, features(2))
+    assert list(got) == list(wanted)
+    assert all(np.allclose(got[name], wanted[name], atol=1e-5) for name in wanted)
+
+
 def test_more_threads_than_cores() -> None:
     with pytest.raises(UsageError):
         OpenVino.of(100_000)

@@ -11,12 +11,13 @@ from fewbits.costs.correction import Correction, Parts
 from fewbits.costs.edges import domain, neighbours
 from fewbits.costs.key import RegionCost
 from fewbits.data.batches import Batch
+from fewbits.dialect import dialect
 from fewbits.flow.footprint import footprint
 from fewbits.flow.job import Job
 from fewbits.flow.site import Site
 from fewbits.formats.describe import bits_per_element
 from fewbits.formats.scheme import FP32, Scheme
-from fewbits.grouping import Group
+from fewbits.grouping import Group, attentions
 from fewbits.search.allocation import Additive, Allocation, Choice, Item, Peak
 from fewbits.search.boundary import Crossing
 from fewbits.verify.acceptance import Objective
@@ -25,23 +26,20 @@ SECONDS: Final = "seconds"
 BYTES: Final = "bytes"
 MEMORY: Final = "memory"
 _CONVERSIONS: Final = "conversions"
-_AIMS: Final = {
-    Objective.LATENCY: SECONDS,
-    Objective.THROUGHPUT: SECONDS,
-    Objective.SIZE: BYTES,
-    Objective.MEMORY: MEMORY,
-}
 _FREE: Final = RegionCost(0.0, 0.0, 0.0, "", "", "", "")
 
 
-def aim_of(objective: Objective) -> str:
-    """The resource that is made small for `objective`."""
-    return _AIMS[objective]
+def aim_of(job: Job) -> str:
+    """The resource that the search makes small."""
+    if job.times:
+        return SECONDS
+    return BYTES if job.for_size else MEMORY
 
 
 class Costing:
-    """What the choices on one site cost, from its table. A choice names a scheme text for every group of `names`. Where
-    throughput counts, seconds are those of a sample: a call's, divided among all samples that are in work."""
+    """What the choices on one site cost, from its table. A choice names a scheme text for every group of `names`, the
+    same one for both groups of each pair of `together`. Where throughput counts, seconds are those of a sample: a
+    call's, divided among all samples that are in work."""
 
     def __init__(self, job: Job, site: Site) -> None:
         self._site = site
@@ -50,8 +48,10 @@ class Costing:
         self._samples = Batch(job.inputs).samples
         self._graph = job.graph
         self._groups = {group.name: group for group in job.groups}
-        self._neighbours = neighbours(job.graph, job.groups)
         self.names = tuple(group.name for group in job.groups if group.name in site.space.free)
+        whole = attentions(job.graph, job.groups) if dialect(site.name).attention else ()
+        self.together = tuple(pair for pair in whole if set(pair) <= site.space.free)
+        self._neighbours = neighbours(job.graph, job.groups, self.together)
 
     @cached_property
     def options(self) -> Mapping[str, tuple[str, ...]]:
@@ -91,7 +91,7 @@ class Costing:
         ]
         # Peaks are many rows for the solver, so only where they count.
         memory = (self.memory(),) if self._objective is Objective.MEMORY else ()
-        return Allocation(items, (self.seconds(correction), self.bytes(), *memory))
+        return Allocation(items, (self.seconds(correction), self.bytes(), *memory), ties=self.together)
 
     def parts(self, choice: Choice, measured: float) -> Parts:
         """The predicted seconds of `choice` by what a correction can scale."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fewbits.benchmark import Candidate, compare
+from fewbits.benchmark import compare
 from fewbits.flow.job import Job
 from fewbits.flow.memory import least, original_on_each
 from fewbits.flow.names import ORIGINAL
+from fewbits.flow.pace import Work
 from fewbits.measurement import Comparison, MemoryComparison
 from fewbits.verify.acceptance import Objective
 
@@ -36,8 +37,12 @@ def time_floats(job: Job) -> Floats:
 
 def _run(job: Job) -> Floats:
     file = job.candidate_file(ORIGINAL, job.model.original().content)
-    candidates = [Candidate(site.name, file, site.name, job.threads, job.streams) for site in job.sites]
-    comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
+    candidates = [job.candidate(site.name, file, site.name) for site in job.sites]
+    comparison = job.pace.timed(
+        Work.ROUND,
+        lambda: compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress),
+        _ROUNDS * len(candidates),
+    )
     fastest = min(comparison.latencies.values(), key=lambda latency: latency.median).name
     job.progress.say(f"the original is fastest on {fastest}")
     return Floats(fastest, (comparison,))

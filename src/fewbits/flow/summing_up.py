@@ -50,12 +50,15 @@ def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float, *, resu
             *_notes(job, decision),
             *(() if decision.comparison is None else (_shapes(job, decision.comparison),)),
             *decision.notes,
+            *job.deadline.notes,
             *(("The run was resumed: the time is that of its last part.",) if resumed else ()),
         ),
         settings=opened.settings,
+        limits=job.limits,
         predicted=decision.predicted,
         streams=job.streams,
         memory=decision.memory,
+        measure=job.measure.name,
     )
 
 

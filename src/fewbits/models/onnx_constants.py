@@ -1,8 +1,7 @@
-"""Constants behind nodes that only rearrange them: ``Transpose(initializer)`` is as constant as the initializer."""
+"""Constants behind nodes: ``Transpose(initializer)`` is as constant as the initializer."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -10,11 +9,16 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-_REARRANGE = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+# What exporters leave of a weight: rearranged, cut from or joined to others, normalised (weight norm), or decoded.
+_OPERATORS = frozenset(
+    {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Concat", "Slice", "Gather"}
+    | {"Expand", "Tile", "Pad", "Where", "ConstantOfShape", "DequantizeLinear", "Add", "Sub", "Mul", "Div", "Neg"}
+    | {"Sqrt", "Pow", "Reciprocal", "Exp", "ReduceL2", "ReduceSum", "ReduceMean", "MatMul"}
+)
 
 
 class MarkConstants(ir.passes.InPlacePass):
-    """Gives what is computed from constants alone by `_REARRANGE` a constant value, made when it is asked for.
+    """Gives what is computed from constants alone by `_OPERATORS` a constant value, made when it is asked for.
 
     The nodes stay: a weight that is stored once and read in two forms stays stored once.
     """
@@ -23,7 +27,7 @@ class MarkConstants(ir.passes.InPlacePass):
         """Change `model`; the result says whether anything was marked."""
         modified = False
         for node in model.graph:
-            if node.op_type in _REARRANGE and node.domain == "" and node.outputs[0].const_value is None:
+            if node.op_type in _OPERATORS and node.domain == "" and node.outputs[0].const_value is None:
                 modified |= _mark(node, model.graph.opset_imports.get("", onnx.defs.onnx_opset_version()))
         return ir.passes.PassResult(model, modified)
 
@@ -34,10 +38,7 @@ def _mark(node: ir.Node, opset: int) -> bool:
     shape = None if output.shape is None else [size for size in output.shape if isinstance(size, int)]
     if not constants or len(constants) != len(node.inputs) or output.dtype is None:
         return False
-    # The size is compared because a wrong shape that the file states would otherwise be believed.
-    if shape is None or output.shape is None or len(shape) != len(output.shape):
-        return False
-    if math.prod(shape) != constants[0].size or output.is_graph_output():
+    if shape is None or output.shape is None or len(shape) != len(output.shape) or output.is_graph_output():
         return False
     compute = _evaluation(node, constants, opset)
     output.const_value = ir.LazyTensor(compute, dtype=output.dtype, shape=ir.Shape(shape), name=output.name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -20,10 +20,11 @@ from fewbits.models.onnx_cast import CancelCasts, CastOperands
 from fewbits.models.onnx_emulate import EmulateRounding
 from fewbits.models.onnx_fold import FoldBatchNorm
 from fewbits.models.onnx_graph import graph_of
-from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations
+from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations, ShieldBodies
 from fewbits.models.onnx_lower import MatMulToGemm
-from fewbits.models.onnx_opset import RaiseOpset
+from fewbits.models.onnx_opset import raised
 from fewbits.models.onnx_quantize import InsertQuantizers
+from fewbits.models.onnx_smooth import SmoothOperands
 from fewbits.models.onnx_spread import SpreadCasts
 from fewbits.models.onnx_store import StoreWeights
 from fewbits.placement import place
@@ -44,7 +45,8 @@ def convert(model: ir.Model, graph: Graph, plan: Plan, outputs: Sequence[onnx.Va
     folded = FoldBatchNorm([name for name, made in low.items() if _holds_norm(graph, made)])
     copy = _passed(model.clone(), folded)
     copy = _emulated(copy, schemes, plan) if form.emulates else _coded(copy, low, schemes, plan, form)
-    copy = _passed(copy, common.TopologicalSortPass(), common.ClearMetadataAndDocStringPass())
+    copy = raised(_passed(copy, common.TopologicalSortPass()))
+    copy = _passed(copy, common.ClearMetadataAndDocStringPass())
     copy.producer_name, copy.producer_version = "fewbits", __about__.VERSION
     copy.metadata_props["fewbits.plan_for"] = plan.model_sha256
     return _written(copy, outputs)
@@ -61,6 +63,7 @@ def _coded(
 ) -> ir.Model:
     """`copy` with codes and casts, in the form that a runtime wants."""
     static = {name: made for name, made in low.items() if schemes[name].is_static}
+    copy = _passed(copy, SmoothOperands(low, schemes, plan.smoothing))
     lower = MatMulToGemm(static if form.gemm else {})
     copy = _passed(copy, lower, common.RemoveUnusedNodesPass())
     lowered = graph_of(copy)
@@ -74,12 +77,11 @@ def _coded(
             groups, {name: schemes[name] for name in static}, placement, ChainMap(dict(plan.ranges), aliases)
         ),
         CastOperands(groups, schemes),
-        SpreadCasts([node for made in groups.values() for node in made.nodes], _endless(lowered)),
+        SpreadCasts(_decided(lowered, groups.values()), _endless(lowered)),
         CancelCasts(),
         common.RemoveUnusedNodesPass(),
-        *((IsolateFloat(static), SeparateActivations(static)) if form.isolates else ()),
+        *((IsolateFloat(static), SeparateActivations(static), ShieldBodies()) if form.isolates else ()),
         common.RemoveUnusedNodesPass(),
-        RaiseOpset(),
     )
 
 
@@ -98,6 +100,11 @@ def _low(graph: Graph, plan: Plan, form: Dialect) -> dict[str, Group]:
 
 def _endless(graph: Graph) -> list[str]:
     return [name for name, tensor in graph.tensors.items() if not tensor.finite]
+
+
+def _decided(graph: Graph, groups: Iterable[Group]) -> list[str]:
+    """The nodes of the groups that a plan decides about; a sum that masks is no choice, it goes with its neighbours."""
+    return [node for made in groups if made.is_product or graph.tensors[made.output].finite for node in made.nodes]
 
 
 def _holds_norm(graph: Graph, made: Group) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from fewbits.graph import AttributeValue, Graph, Node, Tensor
+from fewbits.graph import AttributeValue, Graph, Kind, Node, Tensor
 from fewbits.models.onnx_finite import infinite
 from fewbits.models.onnx_kinds import kind
 
@@ -26,9 +26,10 @@ def graph_of(model: ir.Model) -> Graph:
         pinned |= set(captured(node))
         inputs = tuple("" if value is None else name_of(value) for value in node.inputs)
         outputs = tuple(value.name or "" for value in node.outputs)
-        nodes.append(
-            Node(str(node.name), kind(node.domain, node.op_type), node.op_type, inputs, outputs, attributes_of(node))
-        )
+        # What gives constants alone is no operation of the model: a weight that is decoded is a weight.
+        computes = any(value.const_value is None for value in node.outputs)
+        what = kind(node.domain, node.op_type) if computes else Kind.OTHER
+        nodes.append(Node(str(node.name), what, node.op_type, inputs, outputs, attributes_of(node)))
     return Graph(
         tuple(nodes),
         tensors,

@@ -7,6 +7,8 @@ from collections.abc import Collection
 import numpy as np
 import onnx_ir as ir
 
+from fewbits.grouping import CARRIERS
+from fewbits.models.onnx_kinds import kind
 from fewbits.models.onnx_names import Names, array_of, insert_after
 
 _WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm"})
@@ -83,6 +85,26 @@ class SeparateActivations(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
+class ShieldBodies(ir.passes.InPlacePass):
+    """Keeps a DequantizeLinear from being moved behind a carrier whose result the body of an If, Loop or Scan reads.
+
+    ONNX Runtime moves it behind reshapes, transposes and the like, and looks for whoever reads the result among the
+    ordinary operands: its process dies on a body (seen with 1.31).
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Change `model`; the result says whether anything was shielded."""
+        names = Names(model)
+        modified = False
+        for node in list(model.graph):
+            if any(use.node.graph is not model.graph for value in node.outputs for use in value.uses()):
+                first = _first_behind_codes(node)
+                if first is not None and first.inputs[0] is not None:
+                    first.replace_input_with(0, _isolated(model, names, first.inputs[0], 1))
+                    modified = True
+        return ir.passes.PassResult(model, modified)
+
+
 def _isolated(model: ir.Model, names: Names, coded: ir.Value, channels: int) -> ir.Value:
     decoder = coded.producer()
     assert decoder is not None
@@ -100,6 +122,16 @@ def _isolated(model: ir.Model, names: Names, coded: ir.Value, channels: int) -> 
     copy.outputs[0].shape, copy.outputs[0].type = coded.shape, coded.type
     insert_after(model, coded, copy)
     return copy.outputs[0]
+
+
+def _first_behind_codes(carrier: ir.Node) -> ir.Node | None:
+    """The first of the carriers in a row that ends with `carrier`, if it reads a DequantizeLinear."""
+    found: ir.Node | None = carrier
+    while found is not None and kind(found.domain, found.op_type) in CARRIERS and found.inputs[0] is not None:
+        if _is_decoded(found.inputs[0]):
+            return found
+        found = found.inputs[0].producer()
+    return None
 
 
 def _is_decoded(value: ir.Value) -> bool:

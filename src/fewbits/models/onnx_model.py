@@ -64,7 +64,7 @@ class OnnxModel:
 
     @classmethod
     def _of(cls, content: bytes, proto: onnx.ModelProto, name: str, source: Path | None) -> OnnxModel:
-        check(content, name)
+        check(content, proto, name)
         outputs = tuple(proto.graph.output)
         model = normalised(proto, name)
         check_weights(model, name)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import onnx
 import onnx_ir as ir
-from onnx import version_converter
 from onnx_ir.passes import common
 
 from fewbits.errors import ModelError
 from fewbits.models.onnx_constants import MarkConstants
 from fewbits.models.onnx_graph import subgraphs
+from fewbits.models.onnx_opset import upgraded
+from fewbits.models.onnx_weightless import without_weights
 
 OPSET = 13
 """The first with a DequantizeLinear per channel."""
 _IR_VERSION = 8
 """The least that is written: below 4, every weight would have to be a graph input too."""
+_MICROSOFT = "com.microsoft"
+_LIKE_FIRST = frozenset(
+    {"BiasGelu", "FastGelu", "Gelu", "QuickGelu", "BiasSoftmax", "BiasAdd", "BiasDropout", "Attention"}
+    | {"LayerNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization", "MultiHeadAttention"}
+    | {"SkipSimplifiedLayerNormalization", "RotaryEmbedding"}
+)
+"""Operators of ONNX Runtime's own, which ONNX infers no shapes for, whose first output has the shape of the first
+input: attention too, unless its value is of another width than its query."""
 
 
 def normalised(proto: onnx.ModelProto, name: str) -> ir.Model:
@@ -28,7 +37,7 @@ def normalised(proto: onnx.ModelProto, name: str) -> ir.Model:
     """
     model = common.InlinePass()(ir.from_proto(proto)).model
     if model.graph.opset_imports.get("", OPSET) < OPSET:
-        model = ir.from_proto(_upgraded(model, name))
+        model = _brought_up(model, name)
     model.ir_version = max(model.ir_version or 0, _IR_VERSION)
     passes = [
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -44,14 +53,14 @@ def normalised(proto: onnx.ModelProto, name: str) -> ir.Model:
     return model
 
 
-def _upgraded(model: ir.Model, name: str) -> onnx.ModelProto:
-    opset = model.graph.opset_imports[""]
-    advice = f"export it with opset {OPSET} or later"
+def _brought_up(model: ir.Model, name: str) -> ir.Model:
     try:
-        return version_converter.convert_version(ir.to_proto(model), OPSET)
-    except (RuntimeError, onnx.checker.ValidationError, version_converter.ConvertError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"{name} has opset {opset} and cannot be brought to {OPSET} ({reason}); {advice}") from error
+        return upgraded(model, OPSET)
+    except ModelError as error:
+        raise ModelError(
+            f"{name} has opset {model.graph.opset_imports['']} and cannot be brought to {OPSET} ({error}); "
+            f"export it with opset {OPSET} or later"
+        ) from error
 
 
 def _needs_identities(model: ir.Model) -> bool:
@@ -79,11 +88,45 @@ class InferShapes(ir.passes.InPlacePass):
         stated = {value: value.shape for node in model.graph for value in node.outputs}
         for value in stated:
             value.shape = None
-        common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+        _infer(model)
         for value, shape in stated.items():
             if value.shape is None and shape is not None:
                 value.shape = ir.Shape([None] * len(shape))
         return ir.passes.PassResult(model, any(value.shape != shape for value, shape in stated.items()))
+
+
+def _infer(model: ir.Model) -> None:
+    """Give the values of `model` the types and shapes that ONNX infers; sequences are types of their own."""
+    with without_weights(model) as proto:
+        for node in proto.graph.node:
+            _stand_in(node)
+        try:
+            inferred = ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+        except onnx.shape_inference.InferenceError:
+            # What is not known is refused group by group, with that reason.
+            return
+    for own, other in zip(model.graphs(), inferred.graphs(), strict=True):
+        found = ir.convenience.create_value_mapping(other)
+        for name, value in ir.convenience.create_value_mapping(own).items():
+            if name in found and found[name].type is not None:
+                value.type = found[name].type
+            if name in found and found[name].shape is not None:
+                value.shape = found[name].shape
+
+
+def _stand_in(node: onnx.NodeProto) -> None:
+    """Make `node`, if it is an operator of ONNX Runtime's, one of ONNX's whose first output has the same shape."""
+    if node.domain != _MICROSOFT:
+        return
+    if node.op_type in _LIKE_FIRST:
+        node.domain, node.op_type = "", "Identity"
+        del node.input[1:], node.output[1:], node.attribute[:]
+    elif node.op_type == "FusedConv":
+        node.domain, node.op_type = "", "Conv"
+        del node.input[3:]
+        kept = [one for one in node.attribute if one.name in onnx.defs.get_schema("Conv").attributes]
+        del node.attribute[:]
+        node.attribute.extend(kept)
 
 
 class NameNodes(ir.passes.InPlacePass):

@@ -1,16 +1,18 @@
-"""The operator set that a converted model needs to be valid ONNX.
+"""The operator set of a model: brought up by ONNX's version converter, or written anew where nothing changes meaning.
 
-Conv and the pools take bf16 from 22 on, DequantizeLinear has blocks from 21 on.
+Conv and the pools take bf16 from 22 on, DequantizeLinear has channels from 13 and blocks from 21 on.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+import onnx
 import onnx_ir as ir
-from onnx import defs
+from onnx import defs, version_converter
 
-from fewbits.errors import PlanError
+from fewbits.errors import ModelError, PlanError
+from fewbits.models.onnx_weightless import without_weights
 
 _OPSET: Final = 22
 _IR_VERSION: Final = 10
@@ -19,34 +21,56 @@ _SMALL: Final = {ir.DataType.BFLOAT16: "tensor(bfloat16)", ir.DataType.FLOAT16: 
 _OTHER_MEANING: Final = frozenset({"GroupNormalization", "RoiAlign"})
 
 
-class RaiseOpset(ir.passes.InPlacePass):
-    """Raises the operator set to 22 if a node needs it and no node means something else there.
+def upgraded(model: ir.Model, opset: int) -> ir.Model:
+    """`model`, whose nodes are in order, in the later operator set `opset`. Large weights are shared with it.
 
-    Where one would, small floats are left as they are, since runtimes are more generous with types than ONNX is.
+    Raises:
+        ModelError: the version converter does not know how.
     """
+    try:
+        with without_weights(model) as proto:
+            made = ir.from_proto(version_converter.convert_version(proto, opset))
+    except (RuntimeError, onnx.checker.ValidationError, version_converter.ConvertError) as error:
+        # An assertion's text begins with the place in the converter's source.
+        raise ModelError(str(error).splitlines()[0].rpartition("failed: ")[2]) from error
+    weights, given = model.graph.initializers, {value.name for value in model.graph.inputs}
+    for value in list(made.graph.inputs):
+        if value.const_value is None and str(value.name) in weights:
+            value.const_value = weights[str(value.name)].const_value
+            made.graph.register_initializer(value)
+    made.graph.inputs[:] = [value for value in made.graph.inputs if value.name in given]
+    return made
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Change `model`; the result says whether its operator set is another one now.
 
-        Raises:
-            PlanError: there are blocks of weights, and the operator set cannot be raised.
-        """
-        opset = model.graph.opset_imports.get("", _OPSET)
-        nodes = [node for node in model.graph.all_nodes() if node.domain == ""]
-        blocks = any(_has_blocks(node) for node in nodes)
-        if opset >= _OPSET or not (blocks or any(_needs_another(node, opset) for node in nodes)):
-            return ir.passes.PassResult(model, modified=False)
-        changed = sorted(op_type for op_type in {node.op_type for node in nodes} if not _means_the_same(op_type, opset))
-        if blocks and changed:
+def raised(model: ir.Model) -> ir.Model:
+    """`model`, whose nodes are in order, in operator set 22 if a node needs it; otherwise, as it is.
+
+    Where neither another number nor the version converter will do, small floats are left as they are, since runtimes
+    are more generous with types than ONNX is.
+
+    Raises:
+        PlanError: there are blocks of weights, and the operator set cannot be raised.
+    """
+    opset = model.graph.opset_imports.get("", _OPSET)
+    nodes = [node for node in model.graph.all_nodes() if node.domain == ""]
+    blocks = any(_has_blocks(node) for node in nodes)
+    if opset >= _OPSET or not (blocks or any(_needs_another(node, opset) for node in nodes)):
+        return model
+    changed = sorted(op_type for op_type in {node.op_type for node in nodes} if not _means_the_same(op_type, opset))
+    if changed:
+        try:
+            model = upgraded(model, _OPSET)
+        except ModelError as error:
+            if not blocks:
+                return model
             raise PlanError(
                 f"the plan stores weights in blocks, which ONNX has from operator set 21 on; the model has {opset}, in "
-                f"which {', '.join(changed[:3])} mean something else. Export it with operator set {_OPSET}, or set "
-                "those groups to w:int8r/channel"
-            )
-        if not changed:
-            model.graph.opset_imports[""] = _OPSET
-            model.ir_version = max(model.ir_version or 0, _IR_VERSION)
-        return ir.passes.PassResult(model, modified=not changed)
+                f"which {', '.join(changed[:3])} mean something else, and cannot be brought up ({error}). Export it "
+                f"with operator set {_OPSET}, or set those groups to w:int8r/channel"
+            ) from error
+    model.graph.opset_imports[""] = _OPSET
+    model.ir_version = max(model.ir_version or 0, _IR_VERSION)
+    return model
 
 
 def _has_blocks(node: ir.Node) -> bool:

@@ -68,8 +68,13 @@ def parse(content: bytes, name: str) -> onnx.ModelProto:
     return proto
 
 
-def check(content: bytes, name: str) -> None:
-    """Raise ModelError unless the model in `content` is valid ONNX."""
+def check(content: bytes, proto: onnx.ModelProto, name: str) -> None:
+    """Raise ModelError unless the model in `content`, parsed as `proto`, is valid ONNX, all weights dense."""
+    if proto.graph.sparse_initializer:
+        raise ModelError(
+            f"{name} keeps the weight {proto.graph.sparse_initializer[0].values.name} as a sparse tensor, which is not "
+            "read; export it dense"
+        )
     try:
         onnx.checker.check_model(content)
     except onnx.checker.ValidationError as error:

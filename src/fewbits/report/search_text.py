@@ -7,6 +7,7 @@ from typing import Final
 
 from fewbits.measurement import Comparison, Measure
 from fewbits.record import FrontRow, GroupRow, RunRecord, SchemeRow
+from fewbits.report.harm import HarmText, harm_text
 from fewbits.report.labels import scheme_labels
 from fewbits.report.predicted import amount
 from fewbits.report.rates import rate, unit
@@ -17,8 +18,6 @@ _SHOWN_PLANS: Final = 12
 _SHOWN_GROUPS: Final = 10
 _NAME_WIDTH: Final = 36
 _OPTIONS_WIDTH: Final = 60
-_BYTES: Final = {"size": "weights", "memory": "weights and activations"}
-"""Objectives whose costs are bytes, and of what."""
 _PREDICTED_BY: Final = "predicted, by measured costs."
 
 
@@ -61,8 +60,8 @@ def front(record: RunRecord) -> list[str]:
         return []
     relative = record.accuracy is not None and record.accuracy.relative
     shown = _spread_out(record.front)
-    in_bytes = record.objective in _BYTES
-    bytes_of = _BYTES.get(record.objective, "")
+    bytes_of = _bytes_of(record)
+    harm = harm_text(record.measure)
     # Where the hardware is not at hand, costs are in the unit of their model.
     model_unit = next((cost.unit for cost in record.predicted), "")
     measure = Measure.LATENCY if record.latency is None else record.latency.measure
@@ -75,16 +74,16 @@ def front(record: RunRecord) -> list[str]:
             amount(row.cost)
             if model_unit
             else readable_bytes(round(row.cost))
-            if in_bytes
+            if bytes_of
             else rate(row.cost, measure),
-            f"{significant(row.harm * 100, 2)}%",
+            harm.figure(row.harm),
             _loss(row, relative=relative),
             rate(row.seconds, measure) if row.seconds >= 0 else "-",
         )
         for place, row in shown
     ]
     cost = model_unit or bytes_of or timed
-    headers = ("", "plan", "low", cost, "output error", "loss", f"measured {timed}")
+    headers = ("", "plan", "low", cost, harm.title, "loss", f"measured {timed}")
     columns = len(headers) - bool(model_unit)
     return [
         heading(f"Predicted front ({len(shown)} of {len(record.front)} plans)"),
@@ -93,8 +92,8 @@ def front(record: RunRecord) -> list[str]:
         *paragraph(
             "low: groups that leave fp32. "
             + (f"{model_unit}: predicted, by a model. " if model_unit else "")
-            + ("" if model_unit else f"{bytes_of}: predicted bytes. " if in_bytes else f"{timed}: {_PREDICTED_BY} ")
-            + "output error: predicted, squared and relative. loss: on the selection data. "
+            + ("" if model_unit else f"{bytes_of}: predicted bytes. " if bytes_of else f"{timed}: {_PREDICTED_BY} ")
+            + f"{harm.together}. loss: on the selection data. "
             + ("" if model_unit else f"measured {timed}: of the whole model, end to end. ")
             + "*: chosen."
         ),
@@ -118,6 +117,14 @@ def _spread_out(rows: Sequence[FrontRow]) -> list[tuple[int, FrontRow]]:
     ]
 
 
+def _bytes_of(record: RunRecord) -> str:
+    """What the predicted costs are bytes of; "" where they are times."""
+    if record.objective == "memory":
+        return "weights and activations"
+    for_size = record.objective == "size" or (record.objective == "accuracy" and record.limits.seconds is None)
+    return "weights" if for_size else ""
+
+
 def matter_most(record: RunRecord) -> list[str]:
     """The groups with the most time to win or the most harm to do, with all that they could have been."""
     known = [row for row in record.groups if len(row.schemes) > 1]
@@ -128,12 +135,15 @@ def matter_most(record: RunRecord) -> list[str]:
     ranked = sorted(known, key=lambda row: -max(_saved(row) / seconds, _harm(row) / harms))[:_SHOWN_GROUPS]
     labels = scheme_labels(one.scheme for row in record.groups for one in row.schemes)
     model_unit = next((cost.unit for cost in record.predicted), "")
+    harm = harm_text(record.measure)
     rows = [
         (
             shortened(row.name, _NAME_WIDTH),
             labels.get(row.scheme, row.scheme),
             ", ".join(
-                _option(one, labels[one.scheme], model_unit) for one in row.schemes if not (model_unit and one.refusal)
+                _option(one, labels[one.scheme], model_unit, harm)
+                for one in row.schemes
+                if not (model_unit and one.refusal)
             ),
         )
         for row in ranked
@@ -147,19 +157,19 @@ def matter_most(record: RunRecord) -> list[str]:
                 "scheme: "
                 + (f"predicted {model_unit}" if model_unit else "us on its own, with conversions from and to fp32")
             )
-            + "; in brackets the relative squared error of the outputs that it alone causes, with its standard error."
+            + f"; in brackets {harm.alone}."
         ),
     ]
 
 
-def _option(one: SchemeRow, label: str, unit: str) -> str:
+def _option(one: SchemeRow, label: str, unit: str, harm: HarmText) -> str:
     if one.refusal:
         return f"{label} refused"
     total = one.entry + one.compute + one.exit
     text = f"{label} {amount(total) if unit else microseconds(total)}"
     if one.harm < 0:
         return text
-    return f"{text} ({significant(one.harm * 100, 2)}% +- {significant(one.harm_error * 100, 1)})"
+    return f"{text} ({harm.with_error(one.harm, one.harm_error)})"
 
 
 def _saved(row: GroupRow) -> float:

@@ -10,11 +10,20 @@ from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
+import onnx
 import openvino as ov
 
 from fewbits.data.batches import Arrays
 from fewbits.errors import DataError, ModelError
-from fewbits.formats.scheme import BF16, FP16, INT8_SYMMETRIC, INT8_SYMMETRIC_PAIR, INT8_WEIGHT
+from fewbits.formats.scheme import (
+    BF16,
+    FP16,
+    INT8_SMOOTHED,
+    INT8_SYMMETRIC,
+    INT8_SYMMETRIC_PAIR,
+    INT8_SYMMETRIC_SMOOTHED,
+    INT8_WEIGHT,
+)
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
 from fewbits.machine import Machine
@@ -36,11 +45,12 @@ _ADVICE: Final = "Frontend Extension"
 
 @dataclass(frozen=True, slots=True)
 class OpenVinoSession:
-    """A compiled model; calling it runs it once."""
+    """A compiled model; calling it runs it once. `unread` are inputs that no node reads, which the runtime drops."""
 
     request: ov.InferRequest
     inputs: tuple[frozenset[str], ...]
     outputs: tuple[str, ...]
+    unread: frozenset[str] = frozenset()
 
     def __call__(self, inputs: Arrays) -> Arrays:
         """Outputs by name. Raises DataError if the runtime refuses `inputs`."""
@@ -48,8 +58,9 @@ class OpenVinoSession:
         absent = [min(names) for names in self.inputs if names.isdisjoint(inputs)]
         if absent:
             raise DataError(f"the model does not run without its inputs {', '.join(absent)}; given are {list(inputs)}")
+        given = {name: np.asarray(array) for name, array in inputs.items() if name not in self.unread}
         try:
-            found = self.request.infer({name: np.asarray(array) for name, array in inputs.items()}, share_inputs=True)
+            found = self.request.infer(given, share_inputs=True)
         except (RuntimeError, TypeError, ValueError) as error:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in inputs.items())
             raise DataError(f"the model does not run on {shapes}: {_reason(error)}") from error
@@ -91,19 +102,20 @@ class OpenVino:
         """What can be asked for `group` here."""
         # A zero point of the activation costs a product by a matrix a correction; a convolution pads with it for free.
         symmetric = (INT8_SYMMETRIC,) if group.weight and group.kind in (Kind.MATMUL, Kind.GEMM) else ()
-        return menu(graph, group, (*symmetric, *_SCHEMES), INT8_SYMMETRIC_PAIR)
+        smoothed = (INT8_SMOOTHED, INT8_SYMMETRIC_SMOOTHED) if symmetric else ()
+        return menu(graph, group, (*symmetric, *smoothed, *_SCHEMES), INT8_SYMMETRIC_PAIR)
 
     def open(self, artifact: Artifact) -> Session:
         """Compile `artifact`. Raises ModelError with the runtime's own words."""
         compiled = self._compiled(artifact, _hints(self.threads, self.streams))
         if self.streams == 1:
-            return session_of(compiled)
+            return session_of(compiled, artifact)
         # OpenVINO's Python layer fills tables at its first conversion from and to an array; two threads that are both
         # the first wait for each other for ever (seen with 2026.4).
         _ = ov.Tensor(np.zeros(1, np.float32)).data
         # Requests that wait for their result, each called by a thread of its own: with the queue of asynchronous ones,
         # whose callbacks run in Python, small models have half the throughput.
-        return SessionPool([session_of(compiled) for _ in range(self.streams)])
+        return SessionPool([session_of(compiled, artifact) for _ in range(self.streams)])
 
     def files(self, artifact: Artifact) -> Mapping[str, bytes]:
         """OpenVINO's intermediate representation: ``.xml`` and ``.bin``. Raises ModelError."""
@@ -119,7 +131,7 @@ class OpenVino:
     def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
         """See Target.executed: the runtime model gives the nodes, the performance counters their times."""
         compiled = self._compiled(artifact, {**_hints(self.threads, 1), "PERF_COUNT": True})
-        session = session_of(compiled)
+        session = session_of(compiled, artifact)
         profiles = []
         for _ in range(calls):
             session(inputs)
@@ -144,17 +156,21 @@ def _hints(threads: int, streams: int) -> dict[str, str | int]:
     }
 
 
-def session_of(compiled: ov.CompiledModel) -> OpenVinoSession:
-    """A session that runs `compiled`."""
+def session_of(compiled: ov.CompiledModel, artifact: Artifact) -> OpenVinoSession:
+    """A session that runs `compiled`, which was made from `artifact`."""
     inputs = tuple(frozenset(value.get_names()) for value in compiled.inputs)
-    return OpenVinoSession(compiled.create_infer_request(), inputs, tuple(_name(output) for output in compiled.outputs))
+    graph = onnx.load_model_from_string(artifact.content).graph
+    read = {name for node in graph.node for name in node.input}
+    unread = {value.name for value in graph.input} - read - frozenset[str]().union(*inputs)
+    request, outputs = compiled.create_infer_request(), tuple(_name(output) for output in compiled.outputs)
+    return OpenVinoSession(request, inputs, outputs, frozenset(unread))
 
 
 def _name(output: ov.ConstOutput) -> str:
-    """The ONNX name of `output`: a tensor may have several, that of the model's output is in its result's name."""
-    names = output.get_names()
-    wanted = output.get_node().get_friendly_name().removesuffix(_SINK)
-    return str(wanted if wanted in names or not names else min(names))
+    """The ONNX name of `output`: its result is called after it. A tensor may have several names, or have lost this
+    one where two outputs are the same tensor."""
+    names, result = output.get_names(), str(output.get_node().get_friendly_name())
+    return result.removesuffix(_SINK) if result.endswith(_SINK) or not names else str(min(names))
 
 
 def _reason(error: Exception) -> str:
