@@ -19,6 +19,7 @@ from fewbits.grouping import Group, group
 from fewbits.models.onnx_cast import CancelCasts, CastOperands
 from fewbits.models.onnx_emulate import EmulateRounding
 from fewbits.models.onnx_fold import FoldBatchNorm
+from fewbits.models.onnx_gemm import FoldGemmFactors, GemmToMatMul
 from fewbits.models.onnx_graph import graph_of
 from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations, ShieldBodies
 from fewbits.models.onnx_lower import MatMulToGemm
@@ -42,7 +43,8 @@ def convert(model: ir.Model, graph: Graph, plan: Plan, outputs: Sequence[onnx.Va
     low = _low(graph, plan, form)
     schemes = {name: plan.scheme(name) for name in low}
     folded = FoldBatchNorm([name for name, made in low.items() if _holds_norm(graph, made)])
-    copy = _passed(model.clone(), folded)
+    coded = [name for name, scheme in schemes.items() if not scheme.is_cast]
+    copy = _passed(model.clone(), folded, FoldGemmFactors(coded))
     copy = _emulated(copy, schemes, plan) if form.emulates else _coded(copy, low, schemes, plan, form)
     copy = raised(_passed(copy, common.TopologicalSortPass()))
     copy = _passed(copy, common.ClearMetadataAndDocStringPass())
@@ -62,8 +64,9 @@ def _coded(
 ) -> ir.Model:
     """`copy` with codes and casts, in the form that a runtime wants."""
     static = {name: made for name, made in low.items() if schemes[name].is_static}
+    stored = [name for name, scheme in schemes.items() if scheme.dynamic or scheme.is_weight_only]
     lower = MatMulToGemm(static if form.gemm else {})
-    copy = _passed(copy, lower, common.RemoveUnusedNodesPass())
+    copy = _passed(copy, GemmToMatMul(stored), lower, common.RemoveUnusedNodesPass())
     lowered = graph_of(copy)
     groups = {made.name: made for made in group(lowered)}
     placement = place(lowered, tuple(groups.values()), schemes, repeats=form.repeats)
