@@ -18,11 +18,22 @@ def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool =
         return "fewbits writes transposed convolutions in fp32 only"
     if _is_empty(graph, group):
         return "it works on tensors without elements"
+    if group.kind is Kind.LSTM:
+        return _recurrent(graph, group, scheme)
     if scheme.is_cast:
         return _cast(graph, group)
     if scheme.is_static:
         return _static(graph, group, gives_floats=gives_floats)
     return _stored(graph, group, scheme)
+
+
+def _recurrent(graph: Graph, group: Group, scheme: Scheme) -> str:
+    anchor = graph.node[group.name]
+    if not scheme.dynamic:
+        return "a recurrent layer is written in fp32, or with ranges found at every call, only"
+    if anchor.attributes.get("layout", 0):
+        return "its batch comes first (layout), which no integer kernel takes"
+    return _wrong_type(graph, anchor)
 
 
 def _is_empty(graph: Graph, group: Group) -> bool:

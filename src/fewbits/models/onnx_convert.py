@@ -25,6 +25,7 @@ from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations, Shiel
 from fewbits.models.onnx_lower import MatMulToGemm
 from fewbits.models.onnx_opset import raised
 from fewbits.models.onnx_quantize import InsertQuantizers
+from fewbits.models.onnx_recurrent import CodeRecurrent
 from fewbits.models.onnx_spread import SpreadCasts
 from fewbits.models.onnx_store import StoreWeights
 from fewbits.placement import place
@@ -74,6 +75,7 @@ def _coded(
     return _passed(
         copy,
         StoreWeights(schemes, blocks=form.blocks),
+        CodeRecurrent(schemes),
         InsertQuantizers(
             groups, {name: schemes[name] for name in static}, placement, ChainMap(dict(plan.ranges), aliases)
         ),
