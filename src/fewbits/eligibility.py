@@ -14,8 +14,6 @@ def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool =
     whatever it is; otherwise a convolution cannot."""
     if scheme.is_fp32:
         return ""
-    if group.kind is Kind.CONV_TRANSPOSE:
-        return "fewbits writes transposed convolutions in fp32 only"
     if _is_empty(graph, group):
         return "it works on tensors without elements"
     if group.kind is Kind.LSTM:

@@ -106,7 +106,9 @@ def _endless(graph: Graph) -> list[str]:
 
 
 def _holds_norm(graph: Graph, made: Group) -> bool:
-    return made.kind is Kind.CONV and any(graph.node[name].kind is Kind.BATCH_NORM for name in made.nodes)
+    return made.kind in (Kind.CONV, Kind.CONV_TRANSPOSE) and any(
+        graph.node[name].kind is Kind.BATCH_NORM for name in made.nodes
+    )
 
 
 def _written(model: ir.Model, outputs: Sequence[onnx.ValueInfoProto]) -> bytes:
