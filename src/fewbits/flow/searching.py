@@ -74,7 +74,7 @@ def search(
     Groups are ranked, and the front is traced, only if `start` misses the budget. `looks` are whole plans whose time
     is known; those on this site are rungs like the predicted ones. Of the plans that hold, the fastest end to end wins.
     """
-    strategy: Strategy[Bracketing] = Descent()
+    strategy: Strategy[Bracketing] = Descent(power=job.measure.power)
     job.progress.stage("evaluate plans", strategy.most)
     first = _trial(job, start, baseline, 0, "the fastest plan")
     holds = partial(likely, job, baseline)

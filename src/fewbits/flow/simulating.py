@@ -63,7 +63,7 @@ def _search(job: Job, forecast: Forecast, planner: _Planner, baseline: Scores) -
     job.progress.stage("trace the front")
     ladder = forecast.ladder(table)
     plans = [planner.of(rung) for rung in ladder]
-    strategy = Descent(_TRIALS)
+    strategy = Descent(_TRIALS, job.measure.power)
     job.progress.stage("evaluate plans", strategy.most)
     descended = descend(job, ladder, plans, baseline, strategy, holds=partial(likely, job, baseline))
     within = [one for one in descended.made if one.row.within]

@@ -35,12 +35,14 @@ class Seen:
 class Measure:
     """Harm of what the changed model gave, beside what the original gave: 0 for the same, never below 0.
 
-    `scored`: it reads scores and not outputs. `samples`: how many it is measured on, if there are so many.
+    `scored`: it reads scores and not outputs. `samples`: how many it is measured on, if there are so many. `power`: a
+    metric's loss goes about as this power of the harm.
     """
 
     name: str
     harm: Callable[[Seen, Seen], Harm]
     samples: int
+    power: float
     scored: bool = False
 
 
@@ -55,15 +57,17 @@ def measure(name: str, outputs: Arrays, direction: Direction) -> Measure:
     Raises UsageError on another name, and where ``kl`` does not fit the outputs.
     """
     if name in (AUTO, OUTPUT):
-        return Measure(OUTPUT, lambda before, after: output_error(before.outputs, after.outputs).harm, _FEW)
+        return Measure(OUTPUT, lambda before, after: output_error(before.outputs, after.outputs).harm, _FEW, _SQUARED)
     if name == KL:
         check_classes(outputs)
-        return Measure(KL, lambda before, after: divergence(before.outputs, after.outputs).harm, _FEW)
+        return Measure(KL, lambda before, after: divergence(before.outputs, after.outputs).harm, _FEW, _SQUARED)
     if name == LOSS:
-        return Measure(LOSS, lambda before, after: _lost(before, after, direction), _MANY, scored=True)
+        return Measure(LOSS, lambda before, after: _lost(before, after, direction), _MANY, 1.0, scored=True)
     raise UsageError(f"{name!r} is no measure of sensitivity; choose {', '.join(NAMES)}")
 
 
+_SQUARED: Final = 0.5
+"""Output error is squared, and divergence is a quadratic form in what changes; a metric moves about as the change."""
 _FEW: Final = 16
 _MANY: Final = 256
 """A score of 0 or 1 says little of one sample."""
