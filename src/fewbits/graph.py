@@ -18,6 +18,7 @@ class Kind(StrEnum):
     CONV_TRANSPOSE = "conv_transpose"
     MATMUL = "matmul"
     GEMM = "gemm"
+    LSTM = "lstm"
     BATCH_NORM = "batch_norm"
     ADD = "add"
     MUL = "mul"

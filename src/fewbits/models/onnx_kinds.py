@@ -10,6 +10,7 @@ KINDS = {
     "ConvTranspose": Kind.CONV_TRANSPOSE,
     "MatMul": Kind.MATMUL,
     "Gemm": Kind.GEMM,
+    "LSTM": Kind.LSTM,
     "BatchNormalization": Kind.BATCH_NORM,
     "Add": Kind.ADD,
     "Mul": Kind.MUL,

@@ -54,7 +54,8 @@ def regions(
         behind = ir.node("Abs", [made[group.output]], name=f"region_{number}_behind", num_outputs=1)
         behind.outputs[0].name = f"region_{number}_result"
         behind.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-        behind.outputs[0].shape = by_name[group.nodes[-1]].outputs[0].shape
+        (known,) = (value for value in by_name[group.nodes[-1]].outputs if value.name == group.output)
+        behind.outputs[0].shape = known.shape
         nodes.append(behind)
         outputs.append(behind.outputs[0])
     graph = ir.Graph(
