@@ -1,10 +1,11 @@
 """How well costs of single groups foretell whole plans: ``python benchmarks/cost_prediction.py [--only NAME]``.
 
-For each model of the set and each runtime: the cost table, corrected by the plans that tuning begins with; then plans
-drawn at random (each with its own share of groups in each scheme that the runtime runs), predicted and timed end to
-end, one process each in rotating blocks. Writes ``benchmarks/results/cost_prediction.json``: predicted and measured
-seconds of every plan, and their rank correlation (Spearman) before and after the correction. The plans that are
-predicted had no part in the correction. ``--quick`` is a smoke run: few plans, nothing stored.
+For each model of the set and each runtime: the cost table; then plans drawn at random (each with its own share of
+groups in each scheme that the runtime runs), predicted and timed end to end, one process each in rotating blocks.
+Writes ``benchmarks/results/cost_prediction.json``: predicted and measured seconds of every plan, and their rank
+correlation (Spearman) before and after a correction by the plans that tuning begins with and as many others as it looks
+at on the front. The plans that are predicted had no part in the correction. ``--quick`` is a smoke run: few plans,
+nothing stored.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from fewbits.flow.allocating import Costing
 from fewbits.flow.calibrate import calibrate
 from fewbits.flow.floats import time_floats
 from fewbits.flow.job import Job, Wish
+from fewbits.flow.looks import Look, correction
 from fewbits.flow.placing import place
 from fewbits.flow.pricing import price
 from fewbits.flow.scratch import scratch_folder
 from fewbits.flow.setup import Request, open_request
 from fewbits.flow.site import Site
+from fewbits.flow.smooth import smooth
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.plan import Plan
 from fewbits.progress import Progress
@@ -43,6 +46,8 @@ from fewbits.verify.acceptance import Objective
 from suite import SUITE, THREADS, Member
 
 PLANS = 12
+LOOKS = 8
+"""As many as tuning takes at plans on the predicted front."""
 FILE = results.FOLDER / "cost_prediction.json"
 
 
@@ -67,7 +72,7 @@ class Row:
     title: str
     target: str
     regions: int
-    begun_with: int
+    corrected_by: int
     plain: float
     corrected: float
     plans: tuple[Foretold, ...]
@@ -100,23 +105,26 @@ def measure(member: Member, target: str, folder: Path, count: int, progress: Pro
     with scratch_folder() as scratch:
         opened = open_request(member.model(folder), request, progress)
         job = opened.job(Run.in_memory().journal, scratch, progress)
+        job = smooth(job)
         job = replace(job, sites=price(job))
         (site,) = job.sites
         ranges = calibrate(job)["minmax"]
         placed = place(job, time_floats(job), lambda one, asked: job.plan(one, asked, ranges, "minmax"))
-        correction = placed.correction(job, site)
-        plans = [_drawn(job, site, ranges, seed) for seed in range(count)]
-        measured = _timed(job, site, plans, progress)
+        drawn = [_drawn(job, site, ranges, seed) for seed in range(count + LOOKS)]
+        times = _timed(job, site, drawn, progress)
+        seen = [_looked(plan, seconds) for plan, seconds in zip(drawn[count:], times[count:], strict=True)]
+        corrected = correction(job, site, [*placed.looks.values(), *seen])
+        plans, measured = drawn[:count], times[:count]
         costing = Costing(job, site)
         foretold = tuple(
-            _foretold(costing, plan, seconds, correction) for plan, seconds in zip(plans, measured, strict=True)
+            _foretold(costing, plan, seconds, corrected) for plan, seconds in zip(plans, measured, strict=True)
         )
     return Row(
         name=member.name,
         title=member.title,
         target=target,
         regions=site.costs.measured + site.costs.known,
-        begun_with=correction.plans,
+        corrected_by=corrected.plans,
         plain=_rank([one.plain for one in foretold], measured),
         corrected=_rank([one.corrected for one in foretold], measured),
         plans=foretold,
@@ -130,12 +138,15 @@ def _drawn(job: Job, site: Site, ranges: dict[str, tuple[float, float]], seed: i
     options = dict.fromkeys(str(scheme) for schemes in site.space.schemes.values() for scheme in schemes)
     # fp16 and formats of weights alone, where they are many times slower, would hide what the others do.
     weight = {option: draw.expovariate(1.0) * (1.0 if _common(option) else 0.05) for option in options}
-    asked = {}
+    together = {second: first for first, second in Costing(job, site).together}
+    drawn: dict[str, str] = {}
     for name in sorted(site.space.free):
         offered = [str(scheme) for scheme in site.space.schemes[name]]
-        (option,) = draw.choices(offered, [weight[one] for one in offered])
-        if option != str(FP32):
-            asked[name] = Wish(Scheme.parse(option), "drawn")
+        (drawn[name],) = draw.choices(offered, [weight[one] for one in offered])
+    for second, first in together.items():
+        if drawn[first] in map(str, site.space.schemes[second]):
+            drawn[second] = drawn[first]
+    asked = {name: Wish(Scheme.parse(one), "drawn") for name, one in drawn.items() if one != str(FP32)}
     return job.plan(site, asked, ranges, "minmax")
 
 
@@ -155,6 +166,10 @@ def _timed(job: Job, site: Site, plans: list[Plan], progress: Progress) -> list[
     baseline = comparison.latencies["plan 0"].median
     ratios = [1.0, *(comparison.speedups[one.name].value for one in candidates[1:])]
     return [baseline / ratio for ratio in ratios]
+
+
+def _looked(plan: Plan, seconds: float) -> Look:
+    return Look(plan.target, {name: str(plan.scheme(name)) for name in sorted(plan.low)}, seconds)
 
 
 def _foretold(costing: Costing, plan: Plan, measured: float, correction: Correction) -> Foretold:

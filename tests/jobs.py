@@ -10,10 +10,13 @@ from pathlib import Path
 from fewbits.budget import Budget
 from fewbits.costs.place import default_path
 from fewbits.data import DataSource
+from fewbits.flow.effort import FULL, Effort
 from fewbits.flow.job import Asked, Job, Wish
 from fewbits.flow.pricing import price
 from fewbits.flow.setup import Opened, Request, open_request
 from fewbits.flow.site import Site
+from fewbits.flow.smooth import smooth
+from fewbits.limits import UNLIMITED, Limits
 from fewbits.models import ModelSource
 from fewbits.progress import Progress, Silent
 from fewbits.space import Rule
@@ -40,7 +43,10 @@ def opened(
     rules: tuple[Rule, ...] = (),
     seed: int = 0,
     target: str = "onnxruntime",
+    sensitivity: str = "auto",
     progress: Progress = _SILENT,
+    limits: Limits = UNLIMITED,
+    effort: Effort = FULL,
 ) -> Opened:
     """What `open_request` makes of these; on one runtime, unless `target` is ``auto``."""
     request = Request(
@@ -58,6 +64,9 @@ def opened(
         None,
         seed,
         default_path(os.environ, Path.home()),
+        limits,
+        effort,
+        sensitivity,
     )
     return open_request(model, request, progress)
 
@@ -81,5 +90,5 @@ def wishes(one: Job, names: Iterable[str] | None = None, why: str = "it pays", a
 
 def priced(one: Opened, scratch: Path) -> Job:
     """A job whose costs are known: measured, unless a test has made them up (`timing.Timing`)."""
-    whole = job(one, scratch)
+    whole = smooth(job(one, scratch))
     return replace(whole, sites=price(whole))

@@ -377,7 +377,9 @@ def test_a_runtime_that_is_not_installed_names_what_installs_it(
     assert not Path("run").exists()
 
 
-@pytest.mark.parametrize("options", [{"objective": "beauty"}, {"calibration_method": "guess"}, {"batch": 0}])
+@pytest.mark.parametrize(
+    "options", [{"objective": "beauty"}, {"calibration_method": "guess"}, {"sensitivity": "guess"}, {"batch": 0}]
+)
 def test_python_callers_get_the_same_errors(options: dict[str, object]) -> None:
     with pytest.raises(fewbits.UsageError):
         fewbits.tune(demo_model(), demo_data(), **options)  # type: ignore[arg-type]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import inf, nan
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewbits.budget import Budget
+from fewbits.budget import ANY_LOSS, Budget
 from fewbits.errors import MetricError, UsageError
 from fewbits.evaluation import Direction, Scores
 
@@ -48,6 +50,14 @@ def test_the_text_form_round_trips(budget: Budget) -> None:
 
 def test_the_text_form_is_what_people_write() -> None:
     assert [str(Budget.parse(text)) for text in ("1%", "0.5%", "10%", "0.01")] == ["1%", "0.5%", "10%", "0.01"]
+
+
+def test_any_loss_is_allowed_but_a_model_that_breaks_is_none() -> None:
+    assert Budget.parse("any") == ANY_LOSS == Budget.parse(str(ANY_LOSS))
+    assert not ANY_LOSS.is_limit
+    assert ANY_LOSS.holds(1e300)
+    assert not ANY_LOSS.holds(inf)
+    assert not ANY_LOSS.holds(nan)
 
 
 @given(scores, scores)

@@ -15,7 +15,7 @@ import pytest
 import fewbits
 from fewbits.calibration.ranges import METHODS
 from fewbits.cli import main
-from fewbits.cli.arguments import CalibrationMethod, channels, image_size, resuming
+from fewbits.cli.arguments import CalibrationMethod, Sensitivity, channels, image_size, resuming
 from fewbits.data import ImageOptions
 from fewbits.doctor import Ability, DoctorReport, RuntimeReport, RuntimeState
 from fewbits.errors import DataError, StorageError, UsageError
@@ -28,6 +28,7 @@ from fewbits.models.protocol import Artifact
 from fewbits.outcome import Outcome
 from fewbits.plan import Plan
 from fewbits.record import RunRecord
+from fewbits.sensitivity.measure import NAMES
 from fewbits.space import Menu, Refusal, Rule, Space, candidates
 from fewbits.store import Run
 from fewbits.targets.protocol import Executed
@@ -155,7 +156,18 @@ def test_tune_hands_every_option_on(calls: Calls) -> None:
         *TUNE,
         *("--calibration", "c.npz", "--metric", "mine.py:score", "--lower-is-better", "--max-loss", "0.01"),
         *("--objective", "size", "--target", "onnxruntime:cpu", "--threads", "2", "--batch", "8", "--seed", "7"),
-        *("--calibration-method", "entropy", "--rule", "conv_1*=fp32", "--rule", "*=int8", "--force"),
+        *(
+            "--calibration-method",
+            "entropy",
+            "--sensitivity",
+            "kl",
+            "--rule",
+            "conv_1*=fp32",
+            "--rule",
+            "*=int8",
+            "--force",
+        ),
+        *("--max-latency", "5ms", "--max-size", "20MB", "--max-trials", "3", "--max-time", "10m"),
         *("--image-size", "224x320", "--mean", "0.5,0.4,0.3", "--std", "0.25"),
     )
     assert code == 0
@@ -168,10 +180,15 @@ def test_tune_hands_every_option_on(calls: Calls) -> None:
         "higher_is_better": False,
         "max_loss": "0.01",
         "objective": "size",
+        "max_latency": "5ms",
+        "max_size": "20MB",
+        "max_trials": 3,
+        "max_seconds": "10m",
         "target": "onnxruntime:cpu",
         "threads": 2,
         "batch": 8,
         "calibration_method": "entropy",
+        "sensitivity": "kl",
         "rules": (Rule.parse("conv_1*=fp32"), Rule.parse("*=int8")),
         "images": ImageOptions((224, 320), (0.5, 0.4, 0.3), (0.25,)),
         "out": Path("runs/mine"),
@@ -258,6 +275,7 @@ def test_the_command_that_goes_on_is_given_once() -> None:
         ((*TUNE, "--objective", "beauty"), "latency"),
         ((*TUNE, "--calibration-method", "guess"), "entropy"),
         ((*TUNE, "--threads", "-1"), "--threads"),
+        ((*TUNE, "--max-trials", "0"), "--max-trials"),
         ((*TUNE, "--rule", "conv"), "conv_1*=fp32"),
         ((*TUNE, "--rule", "conv=int3"), "int3"),
         ((*TUNE, "--image-size", "big"), "224x320"),
@@ -463,3 +481,7 @@ def test_a_result_that_finds_no_room_is_one_line_and_exit_code_1() -> None:
 def test_the_command_line_offers_every_calibration_method() -> None:
     """It lists them itself, because --help loads no numpy."""
     assert [str(one.value) for one in CalibrationMethod] == ["auto", *METHODS]
+
+
+def test_the_command_line_offers_every_measure_of_sensitivity() -> None:
+    assert tuple(str(one.value) for one in Sensitivity) == NAMES

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 import builders
 from fewbits.graph import Graph, Kind
-from fewbits.grouping import Group, group, tied
+from fewbits.grouping import Group, attentions, group, tied
 from fewbits.models import open_model
 from graphs import Sketch
 
@@ -279,6 +279,13 @@ class TestJoints:
         products = [one for one in group(graph) if one.kind is Kind.MATMUL]
         assert sum(not one.weight for one in products) == 2
         assert sum(bool(one.weight) and bool(one.bias) for one in products) == 6
+        assert attentions(graph, products) == (tuple(one.name for one in products if not one.weight),)
+
+    def test_two_products_without_a_softmax_are_no_attention(self) -> None:
+        net = Sketch()
+        scores = net.add(Kind.MATMUL, "q", "k")
+        graph = net.graph(net.add(Kind.MATMUL, net.add(Kind.SIGMOID, scores), "v"))
+        assert attentions(graph, group(graph)) == ()
 
     @pytest.mark.parametrize("kind", [Kind.ADD, Kind.MUL, Kind.CONCAT])
     @pytest.mark.parametrize("shape", [(), (8, 1, 1)])

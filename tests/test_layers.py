@@ -45,25 +45,29 @@ ALLOWED: Mapping[str, set[str]] = {
     "space": {"formats", "grouping"},
     "placement": {"formats", "graph", "grouping"},
     "plan": {"formats"},
+    "smoothing": set(),
     "dialect": set(),
     "data": {"graph"},
     "evaluation": {"data"},
     "metric_rows": {"data"},
     "metrics": {"data", "evaluation", "metric_rows"},
     "budget": {"evaluation"},
-    "record": {"evaluation"},
+    "amounts": set(),
+    "limits": {"amounts"},
+    "record": {"evaluation", "limits"},
     "models.protocol": DESCRIPTIONS | {"data"},
-    "models": DESCRIPTIONS | {"dialect", "data", "models.protocol"},
+    "models": DESCRIPTIONS | {"dialect", "data", "models.protocol", "smoothing"},
     "targets.protocol": DESCRIPTIONS | {"data", "models.protocol"},
     "targets": DESCRIPTIONS | {"costs", "data"} | SEAMS,
     "attribution": DESCRIPTIONS | {"targets.protocol"},
     "calibration": {"formats", "data"},
+    "refine": {"formats"},
     "sensitivity.table": set(),
-    "sensitivity": {"data"} | TABLES,
+    "sensitivity": {"data", "evaluation"} | TABLES,
     "costs": {"formats", "graph", "grouping", "placement"},
-    "costs.measured": DESCRIPTIONS | SEAMS | {"attribution", "costs", "data"},
+    "costs.measured": DESCRIPTIONS | SEAMS | {"attribution", "costs", "data", "smoothing"},
     "search": set(),
-    "verify": {"graph", "data", "evaluation", "metrics", "metric_rows", "budget", "record"},
+    "verify": {"graph", "amounts", "data", "evaluation", "metrics", "metric_rows", "budget", "limits", "record"},
     "benchmark": {"data", "targets", "verify"},
     "store": {"record"},
     "weights": {"data", "models"},
@@ -71,8 +75,9 @@ ALLOWED: Mapping[str, set[str]] = {
     "report": {"formats", "comparison", "native", "record"},
     "flow": DESCRIPTIONS
     | SEAMS
-    | {"data", "evaluation", "metrics", "budget", "record", "models", "targets", "calibration", "sensitivity"}
-    | {"attribution", "costs", "search", "verify", "benchmark", "store", "report"}
+    | {"data", "dialect", "evaluation", "metrics", "budget", "record", "models", "targets", "calibration"}
+    | {"amounts", "attribution", "costs", "limits", "search", "refine", "sensitivity", "smoothing", "verify"}
+    | {"benchmark", "store", "report"}
     | TABLES
     | MEASURING,
     "doctor": DESCRIPTIONS | SEAMS | {"benchmark", "targets", "models", "costs"} | MEASURING,

@@ -157,6 +157,19 @@ class TestF1:
         assert score("f1", np.array([0, 0, 1, 1]), labels) == pytest.approx(expected)
         assert score("f1@0.5", np.array([0.1, 0.2, 0.8, 0.9]), labels) == pytest.approx(expected)
 
+    @given(st.integers(0, 30))
+    def test_positions_count_alike_and_those_without_a_label_do_not(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        outputs = random.normal(size=(6, 7, 4)).astype(np.float32)
+        labels = np.where(random.random((6, 7)) < 0.3, -100, random.integers(0, 4, (6, 7)))
+        labels[2] = -100
+        kept = labels >= 0
+        expected = sklearn.f1_score(labels[kept], outputs.argmax(-1)[kept], average="macro", zero_division=0)
+        assert score("f1", outputs, labels) == pytest.approx(expected)
+        rows = CATALOG["f1"].rows(outputs, labels, None)
+        assert rows[:, -1].sum() == kept.sum()
+        assert 2 not in rows[:, 0]
+
     def test_no_hit_at_all_is_zero(self) -> None:
         assert score("f1", np.array([0, 0]), np.array([1, 1])) == 0
         assert score("f1", np.array([0, 0]), np.array([0, 0])) == 0

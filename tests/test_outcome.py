@@ -19,6 +19,13 @@ def test_exit_codes_are_the_documented_ones() -> None:
 @pytest.mark.parametrize("outcome", Outcome)
 def test_every_outcome_has_advice(outcome: Outcome) -> None:
     assert outcome.advice.endswith(".")
+    assert outcome.predicted_advice.endswith(".")
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_a_prediction_has_no_noise(outcome: Outcome) -> None:
+    assert "noise" not in outcome.predicted_advice
+    assert "Serve it" not in outcome.predicted_advice
 
 
 CLASSES = [value for value in vars(errors).values() if inspect.isclass(value)]

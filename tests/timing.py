@@ -20,16 +20,22 @@ from fewbits.formats.scheme import Scheme
 from fewbits.grouping import Group
 from fewbits.measurement import Comparison, Interval, Latency
 
-STAGES = ("accepting", "placing", "screening", "searching", "benching", "floats")
+STAGES = ("accepting", "placing", "screening", "searching", "benching", "floats", "looks", "limited", "most_accurate")
 _SECOND = 1e-4
 _POINTS = 12
+
+
+def _less_float(candidate: Candidate) -> float:
+    """A hundredth for every quantiser, for plans on the front: the more is low, the faster."""
+    return candidate.model.read_bytes().count(b"QuantizeLinear") / 100 if candidate.name.startswith("front ") else 0.0
 
 
 @dataclass
 class Timing:
     """Stands in for `fewbits.benchmark.compare`: each candidate but the first is `speed` times as fast as the first,
     those whose name matches one of `speeds` (shell wildcards, the first match counts) as fast as said there, each
-    within five percent. `asked` remembers the names of the candidates of each comparison.
+    within five percent, times what `targets` says of its runtime. `seconds`, if given, says how long a call of each
+    candidate takes instead. `asked` remembers the names of the candidates of each comparison.
 
     Stands in for `fewbits.costs.measured.cost_table`, too: `costs` has the arithmetic's seconds by the sort of scheme,
     relative to fp32, which takes as long as the group has operands and weights; sorts that it does not name are
@@ -39,7 +45,9 @@ class Timing:
     speed: float = 2.0
     # What screening leaves gains nothing over what was placed.
     speeds: Mapping[str, float] = field(default_factory=lambda: {"screened": 1.0})
+    targets: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=lambda: {"codes": 0.5, "dynamic": 1.5, "stored": 2.0})
+    seconds: Callable[[Candidate], float] | None = None
     asked: list[tuple[str, ...]] = field(default_factory=list)
     priced: list[str] = field(default_factory=list)
 
@@ -49,8 +57,14 @@ class Timing:
         assert inputs
         names = tuple(candidate.name for candidate in candidates)
         self.asked.append(names)
-        speeds = {name: self.speed_of(name) for name in names[1:]}
+        speeds = {
+            one.name: (self.speed_of(one.name) + _less_float(one)) * self.targets.get(one.target, 1.0)
+            for one in candidates[1:]
+        }
         seconds = {names[0]: 0.002, **{name: 0.002 / speed for name, speed in speeds.items()}}
+        if self.seconds is not None:
+            seconds = {candidate.name: self.seconds(candidate) for candidate in candidates}
+            speeds = {name: seconds[names[0]] / seconds[name] for name in names[1:]}
         return Comparison(
             baseline=names[0],
             latencies={name: Latency(name, second, ((second,) * 3,) * 8) for name, second in seconds.items()},
@@ -90,7 +104,7 @@ class Timing:
         if costs:
             put("fewbits.flow.pricing.cost_table", self.cost_table)
         # A coarse front is as good here, and traced in a fourth of the time.
-        put("fewbits.flow.searching._POINTS", _POINTS)
+        put("fewbits.flow.climbing._POINTS", _POINTS)
         return self
 
 

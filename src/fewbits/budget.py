@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from math import isfinite
+from math import inf, isfinite
+from typing import Final
 
 from fewbits.errors import MetricError, UsageError
 from fewbits.evaluation import Direction, Scores
 
 # Sums of floats differ in the last digits with the order of the batches.
 _DUST = 1e-9
+_ANY = "any"
 _FORMS = "write a share of the original score such as 1%, or a difference in the metric's unit such as 0.01"
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The allowed loss: a share of the original score if `relative` (``1%`` is 0.01), else in the metric's unit.
+    """The allowed loss: a share of the original score if `relative` (``1%`` is 0.01), else in the metric's unit; an
+    infinite one allows any (`ANY_LOSS`).
 
     Raises:
-        UsageError: a negative or not finite amount, or more than 100 %.
+        UsageError: a negative amount or none at all, or more than 100 %.
     """
 
     amount: float
     relative: bool
 
     def __post_init__(self) -> None:
-        if not isfinite(self.amount) or self.amount < 0:
+        if not self.amount >= 0 or (self.relative and not isfinite(self.amount)):
             raise UsageError(f"the allowed loss must be 0 or more, not {self.amount}; {_FORMS}")
         if self.relative and self.amount > 1:
             raise UsageError(f"the allowed loss must be at most 100%, not {self}; {_FORMS}")
@@ -42,20 +45,31 @@ class Budget:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise UsageError(f"the allowed loss cannot be {value!r}; {_FORMS}")
         text = str(value).strip()
+        if text == _ANY:
+            return ANY_LOSS
         relative = text.endswith("%")
         try:
             number = Decimal(text.removesuffix("%").strip())
         except InvalidOperation as error:
             raise UsageError(f"the allowed loss cannot be {value!r}; {_FORMS}") from error
+        if not number.is_finite():
+            raise UsageError(f"the allowed loss must be 0 or more, not {value}; {_FORMS}")
         # Decimal, because 7 / 100 and 0.07 must be the same budget.
-        return cls(float(number.scaleb(-2) if relative and number.is_finite() else number), relative)
+        return cls(float(number.scaleb(-2) if relative else number), relative)
 
     def __str__(self) -> str:
-        """``1%`` or ``0.01``."""
+        """``1%``, ``0.01`` or ``any``."""
+        if not self.is_limit:
+            return _ANY
         if not self.relative:
             return repr(float(self.amount))
         percent = Decimal(repr(float(self.amount))).scaleb(2)
         return f"{percent.normalize():f}%"
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether a loss can be too large."""
+        return isfinite(self.amount)
 
     def loss(self, reference: Scores | float, candidate: Scores | float, direction: Direction) -> float:
         """How much worse `candidate` is than `reference`, in the budget's unit; negative if it is better.
@@ -84,8 +98,12 @@ class Budget:
         return original
 
     def holds(self, loss: float) -> bool:
-        """Whether `loss` is within the budget; a NaN never is."""
-        return loss <= self.amount + _DUST
+        """Whether `loss` is within the budget; NaN and an infinite loss never are."""
+        return loss < inf and loss <= self.amount + _DUST
+
+
+ANY_LOSS: Final = Budget(inf, relative=False)
+"""For whoever asks for the least loss and not for a small one."""
 
 
 def _value(score: Scores | float) -> float:

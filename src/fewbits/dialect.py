@@ -19,22 +19,25 @@ class Dialect:
     otherwise they stay MatMul and Add. `isolates`: what would tempt the runtime to quantise a float node by itself, or
     to fuse one to float before it looks for codes, is kept apart. `blocks`: products whose weight alone is in
     codes become MatMulNBits; otherwise the weight stands behind a DequantizeLinear. `repeats`: reshapes and transposes
-    of codes have quantisers on both sides, not only in front. `emulates`: no codes at all, but a float model that
-    rounds to the values that codes would stand for.
+    of codes have quantisers on both sides, not only in front. `attention`: the two products of an attention share a
+    scheme, because the runtime has one kernel for both, which runs in one precision. `emulates`: no codes at all, but
+    a float model that rounds to the values that codes would stand for.
     """
 
     gemm: bool = False
     isolates: bool = False
     blocks: bool = False
     repeats: bool = False
+    attention: bool = False
     emulates: bool = False
 
 
 PLAIN: Final = Dialect()
-"""Q/DQ pairs and casts around the nodes as they are: what OpenVINO and most other runtimes fuse best."""
+"""Q/DQ pairs and casts around the nodes as they are: what most runtimes fuse best."""
 
 _DIALECTS: Final[Mapping[str, Dialect]] = {
     "onnxruntime": Dialect(gemm=True, isolates=True, blocks=True, repeats=True),
+    "openvino": Dialect(attention=True),
     "simulated": Dialect(emulates=True),
 }
 

@@ -21,7 +21,7 @@ def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool =
     if scheme.is_cast:
         return _cast(graph, group)
     if scheme.is_static:
-        return _static(graph, group, gives_floats=gives_floats)
+        return _static(graph, group, smoothed=scheme.smoothed, gives_floats=gives_floats)
     return _stored(graph, group, scheme)
 
 
@@ -72,8 +72,10 @@ def _stored(graph: Graph, group: Group, scheme: Scheme) -> str:
     return ""
 
 
-def _static(graph: Graph, group: Group, *, gives_floats: bool) -> str:
+def _static(graph: Graph, group: Group, *, smoothed: bool, gives_floats: bool) -> str:
     anchor = graph.node[group.name]
+    if smoothed and not (group.kind in (Kind.MATMUL, Kind.GEMM) and group.weight):
+        return "only a product by a constant matrix is smoothed"
     return (
         _wrong_type(graph, anchor)
         or _infinite(graph, group)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
@@ -20,14 +20,24 @@ class Direction(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Pooled:
+    """What a score of all samples together (F1) is made from: the `rows` of the metric whose text is `metric`, each
+    (sample from 0, ..., how often); see `fewbits.metrics.Metric`."""
+
+    metric: str = ""
+    rows: tuple[tuple[float, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Scores:
     """A score over `samples` samples. `per_sample` has one entry per sample where the metric is a
-    mean over samples, and is empty where it is not (F1, a user's single number). `samples` is 0 where
-    only the user's function knows."""
+    mean over samples; where it is made from all of them together (F1), `pooled` has what it is made from. Both are
+    empty for a user's single number. `samples` is 0 where only the user's function knows."""
 
     value: float
     samples: int
     per_sample: tuple[float, ...] = ()
+    pooled: Pooled = field(default_factory=Pooled)
 
 
 class Evaluator(Protocol):

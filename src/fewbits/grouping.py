@@ -12,7 +12,7 @@ Sorts of groups:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fewbits.graph import Graph, Kind, Node
@@ -22,6 +22,8 @@ JOINTS = frozenset({Kind.ADD, Kind.MUL, Kind.CONCAT, Kind.AVERAGE_POOL, Kind.GLO
 CARRIERS = frozenset({Kind.MAX_POOL, Kind.RESHAPE, Kind.TRANSPOSE, Kind.SLICE})
 ABSORBED = frozenset({Kind.RELU, Kind.CLIP})
 """Activations that a quantiser behind them absorbs: its range ends where theirs does."""
+_MOST_BETWEEN = 8
+"""Nodes between a product of queries and keys and its Softmax: scaling, masking, casts."""
 _ACTIVATIONS = ABSORBED | {Kind.HARD_SWISH, Kind.HARD_SIGMOID, Kind.SIGMOID}
 
 
@@ -177,3 +179,40 @@ def tied(graph: Graph, groups: Iterable[Group]) -> tuple[frozenset[str], ...]:
     for name in parent:
         classes.setdefault(root(name), set()).add(name)
     return tuple(frozenset(members) for members in classes.values() if len(members) > 1)
+
+
+def attentions(graph: Graph, groups: Iterable[Group]) -> tuple[tuple[str, str], ...]:
+    """The pairs of products of activations with a Softmax between them, scaling and masks aside: Q K and P V."""
+    pairs = {made.name: made for made in groups if made.is_product and not made.weight}
+    givers = {made.output: made.name for made in pairs.values()}
+    readers = {made.operands[0]: made.name for made in pairs.values() if made.operands}
+    found = []
+    for node in graph.nodes:
+        if node.kind is not Kind.SOFTMAX:
+            continue
+        first = _upstream(graph, node.inputs[0], givers)
+        second = _downstream(graph, node.outputs[0], readers)
+        if first and second:
+            found.append((first, second))
+    return tuple(found)
+
+
+def _upstream(graph: Graph, tensor: str, givers: Mapping[str, str]) -> str:
+    """The nearest of `givers` on the ways up from `tensor`, not past another product; "" if there is none."""
+    ways = [tensor]
+    for _ in range(_MOST_BETWEEN):
+        for name in ways:
+            if name in givers:
+                return givers[name]
+        nodes = [node for node in map(graph.producer.get, ways) if node is not None and node.kind not in PRODUCTS]
+        ways = [name for node in nodes for name in node.inputs if name and not graph.is_constant(name)]
+    return ""
+
+
+def _downstream(graph: Graph, tensor: str, readers: Mapping[str, str]) -> str:
+    while tensor not in readers:
+        node = graph.only_consumer(tensor)
+        if node is None or node.kind not in CARRIERS:
+            return ""
+        tensor = node.outputs[0]
+    return readers[tensor]

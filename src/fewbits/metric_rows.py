@@ -118,11 +118,15 @@ def top5(outputs: Array, labels: Array, _threshold: float | None) -> Rows:
 
 
 def f1(outputs: Array, labels: Array, threshold: float | None) -> Rows:
-    """One row per labelled position: predicted class, true class, number of classes (0: unknown)."""
+    """Rows of (sample, predicted class, true class, number of classes or 0 where unknown, at how many positions)."""
     predicted, targets = _matched(outputs, labels, threshold)
     counted = targets >= 0
-    columns = (predicted[counted], targets[counted], np.full(counted.sum(), _class_count(outputs, threshold)))
-    return np.stack(columns, axis=1).astype(np.float64)
+    sample = np.nonzero(counted)[0]
+    found, often = np.unique(
+        np.stack([sample, predicted[counted], targets[counted]], axis=1), axis=0, return_counts=True
+    )
+    classes = np.full(len(found), _class_count(outputs, threshold))
+    return np.column_stack([found, classes, often]).astype(np.float64)
 
 
 def f1_value(rows: Rows) -> float:
@@ -130,15 +134,19 @@ def f1_value(rows: Rows) -> float:
 
     Integer outputs leave the number of classes open; then two means that no label is above 1.
     """
+    rows = rows[rows[:, -1] > 0] if len(rows) else rows
     if not len(rows):
         raise MetricError("f1 needs labels; all are negative")
-    predicted, true = rows[:, 0], rows[:, 1]
-    count = rows[:, 2].max() or true.max() + 1
-    found = np.array([1.0]) if count <= 2 else np.unique(rows[:, :2])
-    found = found[found >= 0]
-    hits = np.array([((predicted == each) & (true == each)).sum() for each in found])
-    marked = np.array([(predicted == each).sum() + (true == each).sum() for each in found])
-    return float(np.mean(2 * hits / np.maximum(marked, 1)))
+    # No class comes first.
+    predicted, true = (rows[:, column].astype(np.int64) - _NO_CLASS for column in (1, 2))
+    often, size = rows[:, 4], int(max(predicted.max(), true.max(), 1 - _NO_CLASS)) + 1
+    same = predicted == true
+    hits = np.bincount(true[same], often[same], size)
+    marked = np.bincount(predicted, often, size) + np.bincount(true, often, size)
+    places = np.arange(size) + _NO_CLASS
+    count = rows[:, 3].max() or true.max() + _NO_CLASS + 1
+    wanted = places == 1 if count <= 2 else (places >= 0) & (marked > 0)
+    return float(np.mean(2 * hits[wanted] / np.maximum(marked[wanted], 1)))
 
 
 def _flat(values: Array) -> Rows:

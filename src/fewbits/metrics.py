@@ -19,9 +19,10 @@ class Metric:
     """How well outputs match a reference.
 
     `rows` takes outputs (samples, …), the reference (labels, or what `keep` left of the original model's
-    outputs) and the threshold, and gives one row per sample where `per_sample`, else any rows that can be
-    joined over batches; `value` makes the score from all rows. `threshold` turns a single output column into
-    two classes: above it is class 1. The text form is ``name`` or ``name@threshold``.
+    outputs) and the threshold, and gives one row per sample where `per_sample`, else any number of rows
+    (sample of the batch, ..., how often) that can be joined over batches; `value` makes the score from all
+    rows, in any order. `threshold` turns a single output column into two classes: above it is class 1. The
+    text form is ``name`` or ``name@threshold``.
     """
 
     name: str

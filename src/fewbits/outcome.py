@@ -18,20 +18,33 @@ class Outcome(StrEnum):
         return _ADVICE[self]
 
     @property
+    def predicted_advice(self) -> str:
+        """As `advice`, where costs are predicted and nothing is timed."""
+        return _PREDICTED_ADVICE.get(self, self.advice)
+
+    @property
     def exit_code(self) -> int:
         """0 met, 3 budget unreachable, 4 kept original."""
         return _EXIT_CODES[self]
 
 
 _ADVICE = {
-    Outcome.MET: "The converted model is better on the objective beyond the noise and within the accuracy budget.",
+    Outcome.MET: "The converted model is within the accuracy budget and better beyond the noise at what was asked.",
     Outcome.KEPT_ORIGINAL: (
         "No plan within the accuracy budget beats the original beyond the noise, so the original is returned. "
         "Serve it as it is, or try another target or batch size."
     ),
     Outcome.BUDGET_UNREACHABLE: (
-        "No plan that gains anything stays within the accuracy budget. The original is returned as model.onnx and "
-        "the closest plan is saved as best.onnx; allow a larger --max-loss or give more calibration data."
+        "No plan that gains anything stays within the accuracy budget and the limits. The original is returned as "
+        "model.onnx and the closest plan is saved as best.onnx; allow more (--max-loss, --max-latency, --max-size) or "
+        "give more calibration data."
+    ),
+}
+_PREDICTED_ADVICE = {
+    Outcome.MET: "The converted model costs less by prediction and is within the accuracy budget, by emulation.",
+    Outcome.KEPT_ORIGINAL: (
+        "No plan within the accuracy budget costs less than the original by prediction, so the original is returned. "
+        "Try another target or a larger --max-loss."
     ),
 }
 _EXIT_CODES = {

@@ -48,7 +48,8 @@ def place(graph: Graph, groups: Sequence[Group], schemes: Mapping[str, Scheme], 
             reads.setdefault((group.name, tensor), wanted)
         if writes_codes(group):
             writes[group.inner] = first
-    _carry(graph, reads, writes, repeats=repeats)
+    cast = {group.output for group in groups if schemes.get(group.name, Scheme()).is_cast}
+    _carry(graph, reads, writes, cast, repeats=repeats)
     for tensor in (group.inner for group in low if not writes_codes(group)):
         formats_read = {reads.get((node.name, tensor)) for node in graph.consumers.get(tensor, ())}
         only = next(iter(formats_read), None)
@@ -132,9 +133,15 @@ def origin(graph: Graph, tensor: str) -> str:
 
 
 def _carry(
-    graph: Graph, reads: dict[tuple[str, str], IntFormat], writes: dict[str, IntFormat], *, repeats: bool
+    graph: Graph,
+    reads: dict[tuple[str, str], IntFormat],
+    writes: dict[str, IntFormat],
+    cast: Collection[str],
+    *,
+    repeats: bool,
 ) -> None:
-    """Move quantisers upstream of carriers until nothing moves any more."""
+    """Move quantisers upstream of carriers until nothing moves any more; never to a tensor that a product in bf16 or
+    fp16 gives (`cast`), which a runtime would then compute in float32 to fuse it with the quantiser (OpenVINO does)."""
     moved = True
     while moved:
         moved = False
@@ -144,7 +151,7 @@ def _carry(
             source, output = node.inputs[0], node.outputs[0]
             wanted = [reads.get((reader.name, output)) for reader in graph.consumers.get(output, ())]
             coded = next((format for format in wanted if format is not None), None)
-            if coded is None or any(format not in (coded, None) for format in wanted):
+            if coded is None or source in cast or any(format not in (coded, None) for format in wanted):
                 continue
             all_want = None not in wanted
             if writes.get(source) == coded or (all_want and node.kind in _ALWAYS_CARRY):

@@ -18,6 +18,11 @@ _STRICT = ConfigDict(extra="forbid")
 _SHOWN_ERRORS = 3
 
 
+def smoothed(tensor: str) -> str:
+    """The name of what smoothing leaves of `tensor`."""
+    return f"{tensor}.smoothed"
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The scheme of one group, as text, and why."""
@@ -32,8 +37,9 @@ class Choice:
 class Plan:
     """Group name → choice, and tensor name → range (low, high) of its real values, finite, low <= high.
 
-    A group that is not named stays in fp32. `model_sha256` says for which model the plan was made, `target` and
-    `machine` where it was measured to be good.
+    A group that is not named stays in fp32. `smoothing` has the factors of the tensors that groups with a smoothed
+    scheme read (`fewbits.smoothing`); the range of what is left of tensor ``t`` is that of ``t.smoothed``.
+    `model_sha256` says for which model the plan was made, `target` and `machine` where it was measured to be good.
     Raises PlanError if a range is not one.
     """
 
@@ -43,6 +49,7 @@ class Plan:
     target: str = ""
     machine: str = ""
     calibration: str = ""
+    smoothing: Mapping[str, str] = field(default_factory=dict)
     made_by: str = f"fewbits {__about__.VERSION}"
     version: int = VERSION
     notes: tuple[str, ...] = field(default=())

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fewbits.errors import RunError
 from fewbits.evaluation import Direction
+from fewbits.limits import UNLIMITED, Limits
 from fewbits.machine import Machine
 from fewbits.measurement import Comparison, Interval
 from fewbits.outcome import Outcome
@@ -115,8 +116,8 @@ class PredictedCost:
 
 @dataclass(frozen=True, slots=True)
 class GroupRow:
-    """One group in the result. `sensitivity` is the relative output error that its scheme in the plan, or else the
-    first that was ranked, alone causes (negative: not measured); seconds are per call in the whole model, negative if
+    """One group in the result. `sensitivity` is the harm that its scheme in the plan, or else the first that was
+    ranked, alone does (negative: not measured); seconds are per call in the whole model, negative if
     not attributed. `schemes` is what it could have had."""
 
     name: str
@@ -155,8 +156,9 @@ class RunRecord:
     """A finished run. `target` serves the result. `floats` compares the original on all runtimes, `plans` the plans
     that were begun with; ``None`` where there was nothing to compare.
 
-    Where the target is simulated, nothing is timed: `predicted` has the costs by models of the hardware, the one that
-    was made small first, and the costs of schemes and of the front are in its unit."""
+    `limits` is what the model to serve may cost. Where the target is simulated, nothing is timed: `predicted` has the
+    costs by models of the hardware, the one that was made small first, and the costs of schemes and of the front are in
+    its unit. `measure` is the one of harm, by its name in `fewbits.sensitivity.measure`."""
 
     outcome: Outcome
     reason: str
@@ -185,6 +187,8 @@ class RunRecord:
     notes: tuple[str, ...]
     settings: Mapping[str, str]
     predicted: tuple[PredictedCost, ...] = ()
+    limits: Limits = UNLIMITED
+    measure: str = "output"
     version: int = VERSION
 
     __pydantic_config__ = _STRICT

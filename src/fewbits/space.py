@@ -81,18 +81,29 @@ class Space:
 
     @property
     def coded(self) -> Mapping[str, Scheme]:
-        """The scheme with codes of calibrated ranges of each group that has one."""
-        return {
-            name: next(scheme for scheme in schemes if scheme.is_static)
-            for name, schemes in self.schemes.items()
-            if any(scheme.is_static for scheme in schemes)
-        }
+        """The plainest scheme with codes of calibrated ranges of each group that has one."""
+        return {name: static[0] for name, static in self._static.items()}
 
     @property
     def symmetric(self) -> Mapping[str, Scheme]:
         """As `coded`, but without zero points where the target offers that, too."""
+        return {
+            name: [scheme for scheme in static if not scheme.smoothed or scheme == static[0]][-1]
+            for name, static in self._static.items()
+        }
+
+    @property
+    def smoothed(self) -> Mapping[str, Scheme]:
+        """As `coded`, but smoothed where the target offers that."""
+        return {
+            name: next((scheme for scheme in static if scheme.smoothed), static[0])
+            for name, static in self._static.items()
+        }
+
+    @property
+    def _static(self) -> Mapping[str, Sequence[Scheme]]:
         static = {name: [one for one in schemes if one.is_static] for name, schemes in self.schemes.items()}
-        return {name: schemes[-1] for name, schemes in static.items() if schemes}
+        return {name: schemes for name, schemes in static.items() if schemes}
 
     def without(self, refused: Mapping[str, Sequence[Refusal]]) -> Space:
         """The space after a probe: `refused` names, by group, schemes that the target turned out not to run."""

@@ -5,7 +5,7 @@ import pytest
 from fewbits.costs.edges import Edge, Neighbours, domain, neighbours
 from fewbits.formats.scheme import BF16, FP16, FP32, INT4_BLOCKS, INT8_DYNAMIC, INT8_PAIR, INT8_STATIC, INT8_WEIGHT
 from fewbits.graph import Kind
-from fewbits.grouping import group
+from fewbits.grouping import attentions, group
 from graphs import Sketch
 
 
@@ -122,3 +122,18 @@ def test_a_product_of_two_activations_has_an_edge_for_each() -> None:
 def test_what_each_scheme_reads_and_gives(scheme: object, expected: str) -> None:
     """Ranges found at every call, and weights alone in codes, have floats on both sides."""
     assert domain(scheme) == expected  # type: ignore[arg-type]
+
+
+def test_an_attention_hands_over_inside() -> None:
+    sketch = Sketch()
+    scores = sketch.add(Kind.MATMUL, "q", "k")
+    mixed = sketch.add(Kind.MATMUL, sketch.add(Kind.SOFTMAX, sketch.add(Kind.MUL, scores, sketch.constant(1))), "v")
+    graph = sketch.graph(mixed)
+    groups = group(graph)
+    (pair,) = attentions(graph, groups)
+    apart, together = neighbours(graph, groups), neighbours(graph, groups, [pair])
+    first, second = pair
+    assert first in apart.exits and first not in together.exits
+    assert not [edge for edge in apart.edges if edge.second == second]
+    assert Edge(first, second, 1) in together.edges
+    assert (apart.entries[second], together.entries[second]) == (2, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fewbits.costs.layers import layer_spec, layer_specs
+from fewbits.costs.layers import layer_spec
 from fewbits.costs.model import LayerSpec
 from fewbits.errors import ModelError
 from fewbits.graph import Graph, Kind, Tensor
@@ -14,7 +14,7 @@ from graphs import Sketch
 
 def only(sketch: Sketch, *outputs: str) -> LayerSpec:
     graph = sketch.graph(*outputs)
-    (found,) = layer_specs(graph, group(graph))
+    (found,) = (layer_spec(graph, one) for one in group(graph))
     return found
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewbits.costs.counting import PeakMemory
-from fewbits.costs.layers import layer_specs
+from fewbits.costs.layers import layer_spec
 from fewbits.costs.liveness import Peak, peak_memory
 from fewbits.costs.model import Widths, total
 from fewbits.errors import ModelError
@@ -28,7 +28,7 @@ def test_a_chain_needs_what_its_widest_layer_reads_and_writes() -> None:
     wide = sketch.add(Kind.CONV, x, sketch.constant(32, 8, 3, 3), shape=("batch", 32, 4, 4))
     graph = sketch.graph(sketch.add(Kind.CONV, wide, sketch.constant(8, 32, 3, 3)))
     groups = group(graph)
-    layers = [(spec, Widths(8, 8, 8)) for spec in layer_specs(graph, groups)]
+    layers = [(spec, Widths(8, 8, 8)) for spec in (layer_spec(graph, one) for one in groups)]
     assert peak_memory(graph, groups, eight) == Peak(5 * SIDE, wide.removesuffix(":0"))
     assert peak_memory(graph, groups, eight).bytes == total(PeakMemory(), layers)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewbits.costs.lookup import LookupTable, load_csv, load_npy
+from fewbits.costs.lookup import LookupTable, load, load_csv, load_npy
 from fewbits.costs.model import LayerSpec
 from fewbits.errors import UsageError
 from fewbits.formats.text import parse
@@ -96,3 +96,19 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             load_csv(tmp_path / name)
     with pytest.raises(UsageError, match="no array of numbers"):
         load_npy(tmp_path / "several.npz", [])
+
+
+def test_the_suffix_says_what_a_file_is(tmp_path: Path) -> None:
+    """An array has no names: they stand beside it."""
+    (tmp_path / "costs.CSV").write_text("layer,w,a,cost\nstem,1,1,2\n")
+    assert load(tmp_path / "costs.CSV").cost(layer("stem"), 1, 1, 8) == 2
+    np.save(tmp_path / "costs.npy", np.array([[[3.0]], [[4.0]]]))
+    with pytest.raises(UsageError, match=r"cannot read .*costs\.txt.*name the rows of costs\.npy, one layer a line"):
+        load(tmp_path / "costs.npy")
+    (tmp_path / "costs.txt").write_text("stem\nblock 1/conv\n\n")
+    assert load(tmp_path / "costs.npy").cost(layer("block 1/conv"), 1, 1, 8) == 4
+    (tmp_path / "costs.txt").write_text("stem\n")
+    with pytest.raises(UsageError, match="2 rows for 1 layers"):
+        load(tmp_path / "costs.npy")
+    with pytest.raises(UsageError, match=r"costs\.xlsx is neither \.csv nor \.npy"):
+        load(tmp_path / "costs.xlsx")

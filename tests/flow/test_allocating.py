@@ -135,3 +135,36 @@ def test_bytes_are_those_of_the_weights(tmp_path: Path) -> None:
     assert size.value(floats | dict.fromkeys(products, "bf16")) == 2 * weights
     assert size.value(floats | dict.fromkeys(products, "w:int8r/channel a:uint8/tensor")) == weights
     assert weights / 2 < size.value(floats | dict.fromkeys(products, "w:int4r/g32@0")) <= weights * 0.75
+
+
+def test_the_products_of_an_attention_share_a_scheme_where_one_kernel_runs_both(tmp_path: Path) -> None:
+    """OpenVINO runs a mixed attention in pieces; inside the kernel nothing is converted."""
+    case = builders.CASES["transformer"]
+    one = job(opened(case.model(0), case.inputs(70, 0), target="auto"), tmp_path)
+    onnxruntime, openvino = (Costing(one, one.site(name)) for name in ("onnxruntime:cpu", "openvino:cpu"))
+    assert onnxruntime.together == ()
+    pair, *_ = openvino.together
+    kinds = {group.name: group for group in one.groups}
+    assert all(kinds[name].is_product and not kinds[name].weight for name in pair)
+    allocation = openvino.allocation({}, Correction())
+    assert pair in [names for names, _ in allocation.blocks()]
+
+
+def test_nothing_is_converted_inside_an_attention(tmp_path: Path) -> None:
+    case = builders.CASES["transformer"]
+    one = job(opened(case.model(0), case.inputs(70, 0), target="auto"), tmp_path)
+    at = one.site("openvino:cpu")
+    priced = {
+        name: {
+            str(scheme): RegionCost(*((0.0, 9.0, 0.0) if scheme.is_fp32 else (1.0, 5.0, 1.0)), "", "", "", "2026-01-01")
+            for scheme in schemes
+        }
+        for name, schemes in at.space.schemes.items()
+    }
+    costing = Costing(one, replace(at, costs=CostTable(at.name, priced)))
+    pair, *_ = costing.together
+    choice = dict.fromkeys(costing.names, "fp32")
+    conversions = costing.parts({**choice, **dict.fromkeys(pair, "bf16")}, 0.0).predicted["conversions"]
+    # Queries, keys and values in, at half the seconds of a product's two operands each; the mixture out.
+    plain = costing.parts(choice, 0.0).predicted["conversions"]
+    assert conversions - plain == pytest.approx(2.5)

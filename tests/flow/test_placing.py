@@ -11,6 +11,7 @@ from fewbits.demo import demo_data, demo_model
 from fewbits.flow.calibrate import calibrate
 from fewbits.flow.floats import Floats, time_floats
 from fewbits.flow.job import Job
+from fewbits.flow.looks import correction
 from fewbits.flow.placing import PREDICTED, Placed, place, starts
 from fewbits.verify.acceptance import Objective
 from jobs import opened, priced, site
@@ -128,7 +129,7 @@ def test_what_was_placed_is_not_measured_again(timed: Timing, gated: Job) -> Non
 def test_a_quick_look_takes_as_many_as_memory_holds(timed: Timing, gated: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every candidate is a process with the whole model in it."""
     size = gated.model.original().size
-    monkeypatch.setattr("fewbits.flow.placing._MEMORY", 8 * size)
+    monkeypatch.setattr("fewbits.flow.looks._MEMORY", 8 * size)
     names = list(starts(gated, site(gated)))
     found = placed(gated)
     quick = timed.asked[:-1]
@@ -178,8 +179,8 @@ def test_plans_of_all_runtimes_race_against_the_fastest_original(timed: Timing, 
     assert "original on onnxruntime:cpu" in quick, "so that both cost tables can be corrected"
     assert {look.target for look in found.looks.values()} == {"onnxruntime:cpu", "openvino:cpu"}
     at = both.site("openvino:cpu")
-    correction = found.correction(both, at)
-    assert correction.plans == sum(look.target == at.name for look in found.looks.values())
+    corrected = correction(both, at, tuple(found.looks.values()))
+    assert corrected.plans == sum(look.target == at.name for look in found.looks.values())
 
 
 def test_both_forms_of_one_plan_are_different_files(timed: Timing, both: Job) -> None:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import builders
 from fewbits.demo import demo_data, demo_model
-from fewbits.flow.calibrate import calibrate, outputs, plan_harm, search_sample
+from fewbits.errors import MetricError
+from fewbits.flow import ranking
+from fewbits.flow.calibrate import calibrate, under
 from fewbits.flow.job import Job
-from fewbits.flow.ranking import SAMPLES, rank
+from fewbits.flow.ranking import rank, see
+from fewbits.flow.tuning import tune
 from fewbits.formats.scheme import INT8_DYNAMIC
 from fewbits.plan import Choice, Plan
 from fewbits.sensitivity.table import SensitivityTable
@@ -17,6 +23,10 @@ from jobs import opened, priced, site, wishes
 from timing import Timing
 
 GROUPS = ("stem/conv", "block1/dw/conv", "block1/pw/conv", "block2/dw/conv", "block2/pw/conv", "pool", "classifier")
+
+
+def half(predict: object) -> float:
+    return 0.5
 
 
 def ranked(one: Job) -> tuple[Plan, SensitivityTable]:
@@ -73,8 +83,7 @@ def test_casts_are_measured_together_and_shared_out(timed: Timing, tmp_path: Pat
     together = Plan(
         start.model_sha256, {name: Choice("bf16", "") for name in cast}, {}, target=start.target, calibration=""
     )
-    sample = search_sample(one, SAMPLES)
-    whole = plan_harm(one, together, sample, list(outputs(one.original, sample)))
+    whole = one.measure.harm(see(one, one.original), under(one, together, partial(see, one)))
     assert whole.value > 0
     assert sum(harm.value for harm in cast.values()) == pytest.approx(whole.value)
     # As their codes harm, where there are several sorts of them the worst.
@@ -99,5 +108,32 @@ def test_without_codes_casts_are_shared_out_evenly(timed: Timing, tmp_path: Path
 def test_what_was_ranked_is_not_measured_again(timed: Timing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = priced(opened(builders.gemm(), builders.features(120)), tmp_path)
     start, first = ranked(one)
-    monkeypatch.setattr("fewbits.flow.ranking.plan_harm", lambda *_: pytest.fail("measured twice"))
+    monkeypatch.setattr(ranking, "under", lambda *_: pytest.fail("measured twice"))
     assert rank(one, site(one), start) == first
+
+
+@pytest.mark.parametrize(("name", "evaluate"), [("kl", "cosine"), ("loss", "cosine"), ("loss", "function")])
+def test_another_measure_ranks_the_same_groups(timed: Timing, tmp_path: Path, name: str, evaluate: str) -> None:
+    """By the divergence of the digits' probabilities, or by what a metric or a function loses per sample."""
+    images = dict(np.load(demo_data()))["image"][:64]
+    expected = opened(demo_model(), demo_data()).original({"image": images})
+
+    def likeness(predict: Callable[[object], Mapping[str, np.ndarray]]) -> np.ndarray:
+        (theirs,), (ours,) = predict(images).values(), expected.values()
+        return -np.square(theirs - ours).sum(axis=1)
+
+    scorer = likeness if evaluate == "function" else evaluate
+    one = priced(opened(demo_model(), demo_data(), evaluate=scorer, max_loss=0.1, sensitivity=name), tmp_path)
+    _, table = ranked(one)
+    assert set(table.harm) == set(GROUPS)
+    for schemes in table.harm.values():
+        for harm in schemes.values():
+            assert 0 <= harm.value < 1
+            assert harm.error > 0
+    assert table.harm["block1/dw/conv"]["w:int8r/channel a:uint8/tensor"].value > 0
+    assert all(f"{name} {group}" in {key.partition(" w:")[0] for _, key in one.journal._values} for group in GROUPS)
+
+
+def test_a_function_that_gives_one_number_cannot_rank_by_loss(tmp_path: Path) -> None:
+    with pytest.raises(MetricError, match="one score per sample, and half gives one for all"):
+        tune(demo_model(), demo_data(), evaluate=half, sensitivity="loss", threads=1, target="onnxruntime")

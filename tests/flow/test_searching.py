@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import builders
-from fewbits.costs.correction import Correction
 from fewbits.demo import demo_data, demo_model
 from fewbits.evaluation import Scores
 from fewbits.flow import searching
 from fewbits.flow.calibrate import calibrate
+from fewbits.flow.climbing import plan_key
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Job, Wish
-from fewbits.flow.placing import Quick
+from fewbits.flow.looks import Look
 from fewbits.flow.searching import Evaluated, Searched, search
 from fewbits.formats.scheme import INT8_DYNAMIC
 from fewbits.plan import Plan
@@ -60,10 +60,10 @@ def missed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Missed]:
         yield Missed(one, start, searched(one, start))
 
 
-def searched(one: Job, start: Plan, looks: Sequence[Quick] = ()) -> Searched:
+def searched(one: Job, start: Plan, looks: Sequence[Look] = ()) -> Searched:
     samples = one.splits.selection.samples
     baseline = Scores(1.0, samples, (1.0,) * samples)
-    return search(one, site(one), start, baseline, Correction(), looks, Floats("onnxruntime:cpu"))
+    return search(one, site(one), start, baseline, looks, Floats("onnxruntime:cpu"))
 
 
 def test_within_the_budget_at_once_nothing_is_ranked(make: Make) -> None:
@@ -130,10 +130,10 @@ def test_no_plan_is_evaluated_twice(make: Make, monkeypatch: pytest.MonkeyPatch)
     """Several rungs of the front may come to the same plan, when joints lose their neighbours."""
     one, start = make(0.0)
     keys: list[str] = []
-    score, key = searching._score, searching._key
+    score = searching._score
 
     def counted(job: Job, plan: Plan, baseline: Scores) -> Evaluated:
-        keys.append(key(plan))
+        keys.append(plan_key(plan))
         return score(job, plan, baseline)
 
     monkeypatch.setattr(searching, "_score", counted)
@@ -172,11 +172,12 @@ def test_a_look_is_a_rung_if_all_its_schemes_were_ranked(timed: Timing, tmp_path
     one = priced(opened(model, builders.features(120), max_loss=0.0), tmp_path)
     products = [group.name for group in one.groups if group.is_product]
     start = one.plan(site(one), wishes(one, products), calibrate(one)["minmax"], "minmax")
-    dynamic = Quick("onnxruntime:cpu", dict.fromkeys(products, str(INT8_DYNAMIC)), 1e-9)
-    one_left = Quick("onnxruntime:cpu", {products[0]: str(start.scheme(products[0]))}, 1e-9)
-    elsewhere = Quick("openvino:cpu", {products[1]: str(start.scheme(products[1]))}, 1e-9)
-    costs = [row.cost for row in searched(one, start, [dynamic, one_left, elsewhere]).front]
-    assert costs.count(1e-9) == 1
+    dynamic = Look("onnxruntime:cpu", dict.fromkeys(products, str(INT8_DYNAMIC)), 4e-4)
+    one_left = Look("onnxruntime:cpu", {products[0]: str(start.scheme(products[0]))}, 4e-4)
+    elsewhere = Look("openvino:cpu", {products[1]: str(start.scheme(products[1]))}, 4e-4)
+    original = Look("onnxruntime:cpu", {}, 9e-4)
+    costs = [row.cost for row in searched(one, start, [original, dynamic, one_left, elsewhere]).front]
+    assert costs.count(4e-4) == 1
 
 
 def test_what_was_placed_is_ranked_though_the_table_would_not_have_it(timed: Timing, tmp_path: Path) -> None:
@@ -199,3 +200,35 @@ def test_for_the_smallest_file_the_front_is_one_of_bytes(make: Make, timed: Timi
     weights = [one.graph.tensors[group.weight].elements for group in one.groups if group.weight]
     assert sizes[0] == 4 * sum(weights)
     assert sizes[len(GROUPS)] == sum(weights)
+
+
+@pytest.mark.parametrize("gain", [3.0, 0.5])
+def test_a_faster_plan_on_another_runtime_is_tried(timed: Timing, tmp_path: Path, gain: float) -> None:
+    """If the plans there do no more harm; the end-to-end race then decides."""
+    timed.speeds = {"trial [0-2]": 1.2, "trial *": 1.2 * gain}
+    timed.targets = {"openvino:cpu": 1.5}
+    one = priced(opened(demo_model(), demo_data(), max_loss=BETWEEN, target="auto"), tmp_path)
+    here, there = one.sites
+    start = one.plan(here, wishes(one, at=here), calibrate(one)["minmax"], "minmax")
+    low = {name: str(scheme) for name, scheme in there.space.coded.items()}
+    samples = one.splits.selection.samples
+    found = search(
+        one, here, start, Scores(1.0, samples, (1.0,) * samples), [Look(there.name, low, 1e-6)], Floats(here.name)
+    )
+    tried = [trial for trial in found.trials if trial.what == f"a faster plan on {there.name}"]
+    assert len(tried) == 1
+    assert tried[0].within
+    assert (found.plan.target == there.name) == (gain > 1)
+
+
+def test_a_runtime_that_is_slower_at_best_is_not_looked_into(timed: Timing, tmp_path: Path) -> None:
+    one = priced(opened(demo_model(), demo_data(), max_loss=BETWEEN, target="auto"), tmp_path)
+    here, there = one.sites
+    start = one.plan(here, wishes(one, at=here), calibrate(one)["minmax"], "minmax")
+    low = {name: str(scheme) for name, scheme in there.space.coded.items()}
+    samples = one.splits.selection.samples
+    found = search(
+        one, here, start, Scores(1.0, samples, (1.0,) * samples), [Look(there.name, low, 9.0)], Floats(here.name)
+    )
+    assert found.found
+    assert not [trial for trial in found.trials if there.name in trial.what]

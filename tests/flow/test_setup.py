@@ -10,7 +10,9 @@ import pytest
 import builders
 from fewbits.demo import demo_calibration, demo_data, demo_model
 from fewbits.errors import ModelError, TargetError
+from fewbits.flow.effort import Effort
 from fewbits.flow.setup import Opened
+from fewbits.limits import Limits
 from fewbits.progress import Silent
 from fewbits.space import Rule
 from fewbits.targets.probe import available_cores
@@ -29,8 +31,13 @@ def settings(**options: object) -> dict[str, str]:
         ({"evaluate": "accuracy"}, {"metric"}),
         ({"max_loss": 0.01}, {"max loss"}),
         ({"objective": Objective.SIZE}, {"objective"}),
+        ({"limits": Limits(0.005)}, {"limits"}),
+        ({"limits": Limits(size=10**6)}, {"limits"}),
+        ({"effort": Effort(trials=2)}, {"trials"}),
+        ({"effort": Effort(seconds=60.0)}, {"time limit"}),
         ({"batch": 4}, {"batch"}),
         ({"calibration_method": "mse"}, {"calibration method"}),
+        ({"sensitivity": "kl"}, {"sensitivity"}),
         ({"rules": (Rule.parse("a=fp32"),)}, {"rules"}),
         ({"seed": 1}, {"seed"}),
         ({"threads": available_cores()}, {"threads"} if available_cores() > 1 else set()),

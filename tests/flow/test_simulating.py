@@ -238,6 +238,18 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert go(resume=True).plan == first.plan
 
 
+@pytest.mark.parametrize("effort", [{"max_trials": 1}, {"max_seconds": 0.001}])
+def test_the_effort_is_limited_as_on_a_runtime(effort: dict[str, float]) -> None:
+    result = fewbits.tune(
+        conv_bn_relu(), images(96), max_loss=0.0, evaluate="cosine", target="simulated:size", threads=1,
+        calibration_method="minmax", **effort,
+    )  # fmt: skip
+    record = result.record
+    assert len(record.trials) == 1
+    assert record.accuracy is not None and record.accuracy.samples == record.splits.acceptance
+    assert any("time limit" in note for note in record.notes) == ("max_seconds" in effort)
+
+
 def test_the_objective_is_the_cost_model() -> None:
     with pytest.raises(UsageError, match="simulated:size"):
         fewbits.tune(residual(), images(32), target="simulated:mpic", objective="size")

@@ -14,15 +14,24 @@ from fewbits.formats.scheme import (
     INT8_CHANNEL,
     INT8_DYNAMIC,
     INT8_PAIR,
+    INT8_SMOOTHED,
     INT8_STATIC,
     INT8_SYMMETRIC,
     INT8_SYMMETRIC_PAIR,
+    INT8_SYMMETRIC_SMOOTHED,
     INT8_WEIGHT,
     UINT8_TENSOR,
     Scheme,
 )
 
-CODES = (INT8_STATIC, INT8_SYMMETRIC, INT8_PAIR, INT8_SYMMETRIC_PAIR)
+CODES = (
+    INT8_STATIC,
+    INT8_SYMMETRIC,
+    INT8_PAIR,
+    INT8_SYMMETRIC_PAIR,
+    INT8_SMOOTHED,
+    INT8_SYMMETRIC_SMOOTHED,
+)
 ALL = (FP32, BF16, FP16, *CODES, INT8_DYNAMIC, INT8_WEIGHT, INT8_BLOCKS)
 
 
@@ -44,6 +53,7 @@ def test_the_documented_texts() -> None:
     assert str(INT8_WEIGHT) == "w:int8r/channel"
     assert str(INT4_BLOCKS) == "w:int4r/g32@0"
     assert str(BF16) == "bf16"
+    assert str(INT8_SMOOTHED) == "w:int8r/channel a:uint8/tensor smoothed"
 
 
 def test_the_order_of_operands_in_the_text_is_free() -> None:
@@ -73,6 +83,14 @@ def test_a_range_at_every_call_needs_codes() -> None:
     for weight, activation in ((INT8_CHANNEL, None), (BF16_ELEMENT, BF16_ELEMENT), (None, None)):
         with pytest.raises(SchemeError, match="dynamic"):
             Scheme(weight, activation, dynamic=True)
+
+
+def test_only_static_codes_are_smoothed() -> None:
+    for text in ("w:int8r/channel smoothed", "w:int8r/channel a:uint8/tensor dynamic smoothed"):
+        with pytest.raises(SchemeError):
+            Scheme.parse(text)
+    with pytest.raises(SchemeError, match="static"):
+        Scheme(INT8_CHANNEL, UINT8_TENSOR, dynamic=True, smoothed=True)
 
 
 def test_a_cast_is_of_both_operands() -> None:

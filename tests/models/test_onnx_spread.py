@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from builders import CASES, CHANNELS, Net, images
@@ -16,7 +17,7 @@ from fewbits.formats.scheme import BF16, FP16, Scheme
 from fewbits.models import open_model
 from fewbits.models.protocol import Artifact
 from fewbits.plan import Choice, Plan
-from odd_models import ODD, finish
+from odd_models import FEATURES, ODD, finish, sequence
 
 
 def cast(proto: onnx.ModelProto, scheme: Scheme = BF16, *, without: Sequence[str] = ()) -> onnx.ModelProto:
@@ -128,9 +129,35 @@ def test_a_constant_that_bf16_does_not_reach_keeps_its_reader_in_fp32() -> None:
     assert close(proto, made, images(4))
 
 
-@pytest.mark.parametrize("name", ["mask of -inf added", "mask of -inf chosen"])
-def test_infinite_values_stay_out(name: str) -> None:
-    odd = ODD[name]
+def attention(keep: NDArray[np.bool_], fill: float) -> onnx.ModelProto:
+    """Attention under a mask that is made at run time: `fill` is added where not `keep`."""
+    net = Net()
+    query, key, value = (net.linear("x", FEATURES, FEATURES) for _ in range(3))
+    scores = net.add("MatMul", query, net.add("Transpose", key, perm=[0, 2, 1]))
+    few = net.add("Mul", net.add("ReduceMax", "x", net.axes(0, 1, 2), keepdims=0), net.number(0.0))
+    scores = net.add("Add", scores, net.add("Where", net.constant(keep), few, net.number(fill)))
+    mixed = net.add("MatMul", net.add("Softmax", scores, axis=-1), value)
+    return finish(net, net.linear(mixed, FEATURES, FEATURES), x=("batch", 5, FEATURES))
+
+
+@pytest.mark.parametrize("fill", [-np.inf, float(np.finfo(np.float32).min)])
+def test_a_mask_that_is_added_goes_with_the_attention(fill: float) -> None:
+    proto = attention(np.tri(5, dtype=np.bool_), fill)
+    made = cast(proto)
+    assert types(made, "Softmax") == {TensorProto.BFLOAT16}
+    assert close(proto, made, sequence(4))
+
+
+def test_a_row_that_is_masked_as_a_whole_stays_uniform() -> None:
+    """The lowest float32, as it is, would be infinite in bf16, and the whole row NaN."""
+    proto = attention(np.tri(5, k=-1, dtype=np.bool_), float(np.finfo(np.float32).min))
+    got = run(Artifact(cast(proto).SerializeToString()), sequence(4), OPENVINO)
+    assert all(np.isfinite(array).all() for array in got.values())
+    assert close(proto, cast(proto), sequence(4))
+
+
+def test_infinite_values_that_are_chosen_stay_out() -> None:
+    odd = ODD["mask of -inf chosen"]
     proto = odd.model()
     got = run(Artifact(cast(proto).SerializeToString()), odd.inputs(4), OPENVINO)
     assert all(np.isfinite(array).all() for array in got.values())

@@ -6,7 +6,6 @@ digits, quantised without retraining. The papers' own figures are of ImageNet ne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from math import pi, sqrt
@@ -14,9 +13,8 @@ from math import pi, sqrt
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.special import softmax
-from sklearn.datasets import load_digits
 
+from digits_network import trained
 from fewbits.formats.levels import TernaryRule
 from fewbits.formats.numerics.reference import fake_quantize
 from fewbits.formats.numerics.scales import per_element
@@ -27,8 +25,6 @@ Float = NDArray[np.float32]
 
 GROUPS = (4, 8, 16, 64)
 SEEDS = (0, 1, 2)
-LAYERS = (64, 96, 96, 10)
-TRAINED, EPOCHS, BATCH, RATE, MOMENTUM = 1297, 60, 32, 0.05, np.float32(0.9)
 
 
 def grouped(w: Float, size: int | None, rule: TernaryRule = TernaryRule.OPTIMAL) -> Float:
@@ -46,54 +42,6 @@ def relative_error(weights: tuple[Float, ...], size: int | None, rule: TernaryRu
 @cache
 def normal() -> tuple[Float, ...]:
     return (np.random.default_rng(0).standard_normal((512, 1024)).astype(np.float32),)
-
-
-@dataclass(frozen=True)
-class Network:
-    """A perceptron 64-96-96-10 with weights of shape (outputs, inputs), and the digits it has not seen."""
-
-    weights: tuple[Float, ...]
-    biases: tuple[Float, ...]
-    images: Float
-    labels: NDArray[np.int64]
-
-    def logits(self, weights: tuple[Float, ...]) -> Float:
-        x = self.images
-        for place, (w, b) in enumerate(zip(weights, self.biases, strict=True)):
-            x = x @ w.T + b
-            x = np.maximum(x, 0) if place < len(weights) - 1 else x
-        return x
-
-    def accuracy(self, weights: tuple[Float, ...]) -> float:
-        return float(np.mean(self.logits(weights).argmax(axis=1) == self.labels))
-
-
-@cache
-def trained(seed: int) -> Network:
-    """Momentum, cross entropy, weights that begin normal (He et al., arXiv 1502.01852)."""
-    digits = load_digits()
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(digits.data))
-    x, y = (digits.data[order] / 16).astype(np.float32), digits.target[order]
-    weights = [rng.standard_normal((n, m), np.float32) * np.float32(np.sqrt(2 / m)) for m, n in pairwise(LAYERS)]
-    biases = [np.zeros(n, np.float32) for n in LAYERS[1:]]
-    both = (weights, [np.zeros_like(w) for w in weights]), (biases, [np.zeros_like(b) for b in biases])
-    for epoch in range(EPOCHS):
-        rate = RATE * (1 - epoch / EPOCHS)
-        for batch in np.split(rng.permutation(TRAINED)[: TRAINED // BATCH * BATCH], TRAINED // BATCH):
-            inputs, signal = [x[batch]], x[batch]
-            for w, b in zip(weights, biases, strict=True):
-                signal = inputs[-1] @ w.T + b
-                inputs.append(np.maximum(signal, 0))
-            back = softmax(signal, axis=1)
-            back[np.arange(BATCH), y[batch]] -= 1
-            for layer in reversed(range(len(weights))):
-                gradients = back.T @ inputs[layer] / BATCH, back.mean(axis=0)
-                back = back @ weights[layer] * (inputs[layer] > 0)
-                for (values, speeds), gradient in zip(both, gradients, strict=True):
-                    speeds[layer] = MOMENTUM * speeds[layer] - np.float32(rate) * gradient
-                    values[layer] = values[layer] + speeds[layer]
-    return Network(tuple(weights), tuple(biases), x[TRAINED:], y[TRAINED:])
 
 
 def every_sample() -> list[tuple[Float, ...]]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fewbits.measurement import Interval
 from fewbits.outcome import Outcome
-from fewbits.record import GroupRow, RunRecord
+from fewbits.record import GroupRow, PredictedCost, RunRecord
 from fewbits.report.table import WIDTH
 from fewbits.report.text import render, summary
 
@@ -65,6 +65,13 @@ def test_the_headline_is_the_outcome_and_its_advice(record: RunRecord, outcome: 
     text = render(replace(record, outcome=outcome))
     assert text.startswith(outcome.value.upper().replace("_", " "))
     assert outcome.advice in " ".join(text.split())
+
+
+def test_of_hardware_that_is_not_at_hand_nothing_is_beyond_the_noise(record: RunRecord) -> None:
+    cost = PredictedCost("mpic", "cycles", original=2e6, widest=1e6, tuned=5e5)
+    text = " ".join(summary(replace(record, outcome=Outcome.MET, latency=None, predicted=(cost,))).split())
+    assert Outcome.MET.predicted_advice in text
+    assert "noise" not in text
 
 
 def test_a_model_that_is_not_surely_faster_is_not_called_faster(record: RunRecord) -> None:

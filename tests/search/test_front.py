@@ -2,6 +2,7 @@ from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from allocations import allocations, every_choice, network
 from fewbits.errors import UsageError
@@ -14,31 +15,32 @@ DUST = 4e-9
 """Relative: limits forgive 1e-9, and a point of the front stands for what differs by so little."""
 
 
-def check_front(solutions):
+def check_front(solutions, resource="seconds"):
     for fast, safe in pairwise(solutions):
-        assert fast.costs["seconds"] < safe.costs["seconds"]
+        assert fast.costs[resource] < safe.costs[resource]
         assert fast.harm > safe.harm
 
 
-@settings(max_examples=20, deadline=None)
-@given(allocations())
-def test_no_choice_beats_a_point_and_the_ends_are_the_optima(allocation):
+@settings(max_examples=30, deadline=None)
+@given(allocations(), st.sampled_from(["seconds", "ram"]))
+def test_no_choice_beats_a_point_and_the_ends_are_the_optima(allocation, resource):
+    """Of a sum and of a peak."""
     every = [allocation.values(choice) for choice in every_choice(allocation)]
     limits = {"bytes": max(one["bytes"] for one in every) * 0.7 + 1e-9}
-    front = trace(init(allocation), "seconds", points=8, limits=limits, gap=0.0)
+    front = trace(init(allocation), resource, points=8, limits=limits, gap=0.0)
     allowed = [one for one in every if within(one["bytes"], limits["bytes"])]
     if not allowed:
         assert front.ending is FrontEnding.INFEASIBLE and not front.solutions
         assert front.least["bytes"].alone > limits["bytes"]
         return
     assert 1 <= len(front.solutions) <= 8
-    check_front(front.solutions)
+    check_front(front.solutions, resource)
     for point in (solution.values for solution in front.solutions):
-        for first, second in ((HARM, "seconds"), ("seconds", HARM)):
+        for first, second in ((HARM, resource), (resource, HARM)):
             best = min(one[first] for one in allowed if one[second] <= point[second])
             assert point[first] <= best + DUST * abs(best) + 1e-15
     fast, safe = front.solutions[0], front.solutions[-1]
-    assert fast.costs["seconds"] == pytest.approx(min(one["seconds"] for one in allowed), rel=DUST, abs=1e-15)
+    assert fast.costs[resource] == pytest.approx(min(one[resource] for one in allowed), rel=DUST, abs=1e-15)
     assert safe.harm == pytest.approx(min(one[HARM] for one in allowed), rel=DUST, abs=1e-15)
 
 
@@ -90,3 +92,18 @@ def test_what_cannot_be_asked():
         trace(program, HARM)
     with pytest.raises(UsageError, match="2 points or more"):
         trace(program, "seconds", points=1)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_no_more_means_the_whole_front(seed):
+    """By trying all choices: most points of so small a network minimise no weighted sum, and none is left out."""
+    allocation = network(seed=seed, groups=5)
+    true = []
+    for one in sorted(map(allocation.values, every_choice(allocation)), key=lambda one: (one["seconds"], one[HARM])):
+        if not true or not within(true[-1][HARM], one[HARM]):
+            true.append(one)
+    front = trace(init(allocation), "seconds", points=1000, gap=0.0)
+    assert front.ending is FrontEnding.NO_MORE
+    assert len(true) > 20
+    assert [one.costs["seconds"] for one in front.solutions] == pytest.approx([one["seconds"] for one in true])
+    assert [one.harm for one in front.solutions] == pytest.approx([one[HARM] for one in true])

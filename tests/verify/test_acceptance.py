@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+import f1_scores
 from fewbits.budget import Budget
 from fewbits.errors import MetricError
 from fewbits.evaluation import Direction, Scores
@@ -21,6 +23,7 @@ from fewbits.verify.acceptance import (
     speedup,
     verdict,
 )
+from fewbits.verify.resampling import first_samples
 
 
 def scores(right: int, samples: int = 100) -> Scores:
@@ -31,6 +34,12 @@ def accuracy(original: int, tuned: int, budget: str, samples: int = 100) -> Accu
     return compare_accuracy(
         "accuracy", Direction.HIGHER, scores(original, samples), scores(tuned, samples), Budget.parse(budget)
     )
+
+
+def f1(wrong: int, samples: int) -> Scores:
+    """Every second sample is of class 1, and `wrong` of these, the first ones, are not found."""
+    true = np.arange(samples) % 2 == 1
+    return f1_scores.f1(true & (np.arange(samples) // 2 >= wrong), true)
 
 
 FASTER, SAME, SLOWER = Interval(1.5, 1.4, 1.6), Interval(1.02, 0.98, 1.06), Interval(0.8, 0.7, 0.9)
@@ -57,8 +66,17 @@ class TestAccuracy:
         assert found.loss.value == pytest.approx(0.05)
         assert found.loss.low > 0
 
+    def test_f1_has_an_interval_of_paired_samples(self) -> None:
+        found = compare_accuracy("f1", Direction.HIGHER, f1(0, 200), f1(10, 200), Budget.parse("5%"))
+        assert found.original == Interval(1.0, 1.0, 1.0)
+        assert found.tuned.low < found.tuned.value < found.tuned.high < 1
+        assert found.loss.value == pytest.approx(1 - found.tuned.value)
+        assert found.loss.low < found.loss.value < found.loss.high
+        same = compare_accuracy("f1", Direction.HIGHER, f1(10, 200), f1(10, 200), Budget.parse("5%"))
+        assert (same.loss.low, same.loss.high) == (0, 0)
+
     def test_a_single_number_has_no_width(self) -> None:
-        found = compare_accuracy("f1", Direction.HIGHER, Scores(0.8, 50), Scores(0.79, 50), Budget.parse("5%"))
+        found = compare_accuracy("mine", Direction.HIGHER, Scores(0.8, 50), Scores(0.79, 50), Budget.parse("5%"))
         assert found.loss.low == found.loss.value == found.loss.high == pytest.approx(0.0125)
         assert found.original == Interval(0.8, 0.8, 0.8)
 
@@ -182,6 +200,22 @@ class TestMargin:
         few = Scores(1.0, 40, (1.0,) * 40)
         assert likely_holds(self.ORIGINAL, few, Budget.parse(0.05), Direction.HIGHER)
 
-    def test_without_per_sample_scores_the_loss_alone_counts(self) -> None:
+    def test_the_loss_is_that_of_the_samples_that_were_read(self) -> None:
+        """The first samples may be harder than the rest: a model that changes nothing loses nothing on them."""
+        original = Scores(0.8, 100, (0.0,) * 20 + (1.0,) * 80)
+        few = Scores(0.5, 40, original.per_sample[:40])
+        assert likely_holds(original, few, Budget.parse(0.1), Direction.HIGHER)
+        easier = Scores(0.8, 100, (1.0,) * 80 + (0.0,) * 20)
+        worse = Scores(0.85, 40, (1.0,) * 34 + (0.0,) * 6)
+        assert not likely_holds(easier, worse, Budget.parse(0.1), Direction.HIGHER)
+
+    def test_f1_keeps_a_margin_too(self) -> None:
+        """Of the first samples alone as well."""
+        loss = 1 - f1(4, 200).value
+        for tuned in (f1(4, 200), first_samples(f1(4, 400), 200)):
+            assert not likely_holds(f1(0, 400), tuned, Budget.parse(loss * 1.1), Direction.HIGHER)
+            assert likely_holds(f1(0, 400), tuned, Budget.parse(loss * 2), Direction.HIGHER)
+
+    def test_a_single_number_alone_decides(self) -> None:
         assert likely_holds(Scores(0.9, 9), Scores(0.85, 9), Budget.parse(0.05), Direction.HIGHER)
         assert not likely_holds(Scores(0.9, 9), Scores(0.84, 9), Budget.parse(0.05), Direction.HIGHER)

@@ -51,10 +51,13 @@ class TestMetric:
         assert scores.samples == 10
         assert scores.per_sample == (1.0,) * 8 + (0.0,) * 2
 
-    def test_an_aggregate_has_no_per_sample_scores(self, split: Dataset) -> None:
+    def test_a_score_of_all_samples_together_has_what_it_is_made_from(self, split: Dataset) -> None:
         evaluator = open_evaluator("f1", [X])
-        assert evaluator(identity, split, 3).per_sample == ()
-        assert evaluator(identity, split, 3).value == evaluator(identity, split, 10).value
+        found = evaluator(identity, split, 3)
+        assert found.per_sample == ()
+        assert found == evaluator(identity, split, 10)
+        assert found.pooled.metric == "f1"
+        assert [row[0] for row in found.pooled.rows] == list(range(10))
 
     def test_the_original_is_read_once_per_split(self, split: Dataset) -> None:
         calls = []

@@ -84,6 +84,44 @@ def test_the_judgement_is_that_of_what_was_read(samples: int, wrong: int, seed: 
     assert raced.judgement == judge(original, read, BUDGET, HIGHER, looks(samples))
 
 
+@dataclass
+class Classifier:
+    """F1 of given answers, evaluated as a split is: each chunk by itself, samples counted from 0."""
+
+    answers: np.ndarray
+    labels: np.ndarray
+    asked: list[range] = field(default_factory=list)
+
+    def __call__(self, chunk: range) -> Scores:
+        self.asked.append(chunk)
+        piece = ArrayDataset({"x": self.answers}, self.labels, np.array(chunk))
+        return MetricEvaluator(metric("f1"))(lambda inputs: {"y": inputs["x"]}, piece, 16)
+
+
+def test_f1_is_dropped_after_a_part_and_never_passed() -> None:
+    labels = np.arange(800) % 2
+    original = Classifier(labels, labels)(range(800))
+    bad = Classifier(np.where(np.arange(800) % 3, labels, 0), labels)
+    raced = race(bad, original, BUDGET, HIGHER)
+    assert raced.judgement.standing is Standing.HOPELESS
+    assert bad.asked == [range(50)]
+    assert not BUDGET.holds(raced.judgement.loss)
+    same = Classifier(labels, labels)
+    raced = race(same, original, BUDGET, HIGHER)
+    assert raced.judgement.standing is Standing.UNDECIDED
+    assert raced.scores == original
+    assert [chunk.stop for chunk in same.asked] == list(looks(800))
+
+
+def test_a_chunk_without_any_label_is_not_scored_by_itself() -> None:
+    labels = np.where(np.arange(800)[:, None] < 100, -100, np.arange(800)[:, None] % 2)
+    answers = np.eye(2, dtype=np.float32)[np.maximum(labels, 0)]
+    original = Classifier(answers, labels)(range(800))
+    again = Classifier(answers, labels)
+    assert race(again, original, BUDGET, HIGHER).scores == original
+    assert again.asked == [range(800)]
+
+
 def test_a_score_of_the_whole_alone_is_read_at_once() -> None:
     asked: list[range] = []
 

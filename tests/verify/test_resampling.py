@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from fewbits.budget import Budget
-from fewbits.errors import MetricError
-from fewbits.evaluation import Direction
-from fewbits.metric_rows import Rows, f1_value, mean
-from fewbits.verify.paired import difference_interval
-from fewbits.verify.resampling import resampled_loss
+from f1_scores import answers, classified, f1, true_loss, true_score
+from fewbits.evaluation import Direction, Scores
+from fewbits.verify.resampling import first_samples, resampled_loss, resampled_score
 
 HIGHER, LOWER = Direction.HIGHER, Direction.LOWER
-ABSOLUTE = Budget(0.01, relative=False)
-
-
-def classified(random: np.random.Generator, samples: int, flips: float) -> tuple[Rows, Rows]:
-    """F1 rows of a model that errs in a tenth of the samples, and of one that changes `flips` of its answers."""
-    true = random.random(samples) < 0.3
-    before = true ^ (random.random(samples) < 0.1)
-    after = before ^ (random.random(samples) < flips)
-    two = np.full(samples, 2.0)
-    return np.stack([before, true, two], axis=1).astype(float), np.stack([after, true, two], axis=1).astype(float)
-
-
-def true_loss(flips: float) -> float:
-    """From the shares of the four outcomes."""
-    error = 0.1 * (1 - flips) + 0.9 * flips
-
-    def f1(wrong: float) -> float:
-        hits, predicted = 0.3 * (1 - wrong), 0.3 * (1 - wrong) + 0.7 * wrong
-        return 2 * hits / (predicted + 0.3)
-
-    return f1(0.1) - f1(error)
 
 
 @pytest.mark.parametrize(("samples", "flips", "least"), [(300, 0.05, 0.92), (100, 0.05, 0.87)])
@@ -43,94 +21,104 @@ def test_how_often_it_holds_the_true_loss_of_f1(samples: int, flips: float, leas
     random = np.random.default_rng(1)
     truth, held = true_loss(flips), 0
     for _ in range(200):
-        interval = resampled_loss(*classified(random, samples, flips), f1_value, ABSOLUTE, HIGHER, resamples=300)
+        interval = resampled_loss(*classified(random, samples, flips), HIGHER, resamples=300)
         held += interval.low <= truth <= interval.high
     assert held / 200 >= least
 
 
-def test_it_is_scipys_for_a_metric_that_both_can() -> None:
-    before, after = classified(np.random.default_rng(2), 400, 0.1)
+def test_how_often_it_holds_the_true_score() -> None:
+    random, held = np.random.default_rng(11), 0
+    for _ in range(100):
+        interval = resampled_score(classified(random, 300, 0.0)[0], resamples=200)
+        held += interval.low <= true_score(0.1) <= interval.high
+    assert held / 100 >= 0.89
 
-    def f1_loss(first: np.ndarray, second: np.ndarray, true: np.ndarray) -> float:
+
+def test_it_is_scipys() -> None:
+    before, after, true = answers(np.random.default_rng(2), 400, 0.1)
+
+    def loss(first: np.ndarray, second: np.ndarray, true: np.ndarray) -> float:
         def f1(predicted: np.ndarray) -> float:
-            return float(2 * (predicted * true).sum() / (predicted.sum() + true.sum()))
+            return float(2 * (predicted & true).sum() / (predicted.sum() + true.sum()))
 
         return f1(first) - f1(second)
 
     outside = stats.bootstrap(
-        (before[:, 0], after[:, 0], before[:, 1]),
-        f1_loss,
+        (before, after, true),
+        loss,
         paired=True,
         vectorized=False,
         n_resamples=2000,
         method="percentile",
         random_state=np.random.default_rng(0),
     ).confidence_interval
-    found = resampled_loss(before, after, f1_value, ABSOLUTE, HIGHER, resamples=2000)
+    found = resampled_loss(f1(before, true), f1(after, true), HIGHER, resamples=2000)
     assert (found.low, found.high) == pytest.approx((outside.low, outside.high), abs=0.004)
 
 
-def test_for_a_mean_it_agrees_with_the_paired_interval() -> None:
-    random = np.random.default_rng(3)
-    before = random.standard_normal(300)
-    after = before + random.normal(-0.1, 0.3, 300)
-    plain = difference_interval(before.tolist(), after.tolist())
-    found = resampled_loss(before, after, mean, ABSOLUTE, HIGHER, resamples=2000)
-    assert found.value == pytest.approx(plain.value)
-    assert (found.low, found.high) == pytest.approx((plain.low, plain.high), abs=0.005)
-
-
 def test_pairs_stay_together() -> None:
-    """A loss that is the same everywhere has no spread, however much the scores themselves have."""
-    before = np.random.default_rng(4).standard_normal(100)
-    found = resampled_loss(before, before - 0.5, mean, ABSOLUTE, HIGHER)
-    assert (found.low, found.high) == pytest.approx((0.5, 0.5))
+    """The same answers have no loss in any resample, however much the scores themselves vary."""
+    same, _ = classified(np.random.default_rng(4), 100, 0.1)
+    found = resampled_loss(same, same, HIGHER)
+    assert (found.low, found.value, found.high) == (0, 0, 0)
+    alone = resampled_score(same)
+    assert alone.high - alone.low > 0.1
 
 
 def test_rows_of_one_sample_are_drawn_together() -> None:
-    """Each sample repeated 25 times says no more than once; taken for independent it would seem to."""
-    before, after = classified(np.random.default_rng(5), 200, 0.1)
-    once = resampled_loss(before, after, f1_value, ABSOLUTE, HIGHER)
-    many_before, many_after = np.repeat(before, 25, axis=0), np.repeat(after, 25, axis=0)
+    """Each answer given at 25 positions of its sample says no more than once; of 25 samples it would seem to."""
+    before, after, true = answers(np.random.default_rng(5), 200, 0.1)
+    once = resampled_loss(f1(before, true), f1(after, true), HIGHER)
+    repeated = [np.repeat(one, 25) for one in (before, after, true)]
     sample = np.repeat(np.arange(200), 25)
-    together = resampled_loss(many_before, many_after, f1_value, ABSOLUTE, HIGHER, sample=sample)
-    apart = resampled_loss(many_before, many_after, f1_value, ABSOLUTE, HIGHER, resamples=200)
-    assert together == once
+    together = resampled_loss(f1(repeated[0], repeated[2], sample), f1(repeated[1], repeated[2], sample), HIGHER)
+    apart = resampled_loss(f1(repeated[0], repeated[2]), f1(repeated[1], repeated[2]), HIGHER, resamples=200)
+    assert (together.low, together.high) == pytest.approx((once.low, once.high))
     assert apart.high - apart.low < 0.4 * (once.high - once.low)
 
 
-def test_unit_and_direction_are_the_budgets() -> None:
+def test_samples_without_a_label_say_nothing() -> None:
+    before, after, true = answers(np.random.default_rng(9), 50, 0.1)
+    every_third = 3 * np.arange(50) + 1
+    plain = resampled_loss(f1(before, true), f1(after, true), HIGHER)
+    assert resampled_loss(f1(before, true, every_third), f1(after, true, every_third), HIGHER) == plain
+
+
+def test_unit_and_direction() -> None:
     before, after = classified(np.random.default_rng(6), 200, 0.1)
-    absolute = resampled_loss(before, after, f1_value, ABSOLUTE, HIGHER)
-    relative = resampled_loss(before, after, f1_value, Budget.parse("1%"), HIGHER)
-    turned = resampled_loss(before, after, f1_value, ABSOLUTE, LOWER)
-    score = f1_value(before)
-    assert absolute.value == pytest.approx(score - f1_value(after))
-    assert (relative.low, relative.high) == pytest.approx((absolute.low / score, absolute.high / score))
-    assert (turned.low, turned.high) == pytest.approx((-absolute.high, -absolute.low))
-    assert absolute.low < absolute.value < absolute.high
+    plain = resampled_loss(before, after, HIGHER)
+    scaled = resampled_loss(before, after, HIGHER, scale=before.value)
+    turned = resampled_loss(before, after, LOWER)
+    assert plain.value == pytest.approx(before.value - after.value)
+    assert (scaled.low, scaled.high) == pytest.approx((plain.low / before.value, plain.high / before.value))
+    assert (turned.low, turned.high) == pytest.approx((-plain.high, -plain.low))
+    assert plain.low < plain.value < plain.high
 
 
 def test_more_confidence_is_wider_and_the_seed_fixed() -> None:
     before, after = classified(np.random.default_rng(7), 200, 0.1)
-    usual = resampled_loss(before, after, f1_value, ABSOLUTE, HIGHER)
-    wider = resampled_loss(before, after, f1_value, ABSOLUTE, HIGHER, confidence=0.99)
+    usual = resampled_loss(before, after, HIGHER)
+    wider = resampled_loss(before, after, HIGHER, confidence=0.99)
     assert wider.low < usual.low < usual.high < wider.high
     assert wider.confidence == 0.99
-    assert resampled_loss(before, after, f1_value, ABSOLUTE, HIGHER) == usual
+    assert resampled_loss(before, after, HIGHER) == usual
+
+
+def test_the_first_samples_have_their_own_score() -> None:
+    before, _, true = answers(np.random.default_rng(10), 60, 0.0)
+    whole = f1(before, true)
+    assert first_samples(whole, 60) is whole
+    assert first_samples(whole, 20) == f1(before[:20], true[:20])
 
 
 def test_what_cannot_be_drawn() -> None:
-    before, after = classified(np.random.default_rng(8), 20, 0.1)
-    with pytest.raises(ValueError, match="same rows"):
-        resampled_loss(before, after[:10], f1_value, ABSOLUTE, HIGHER)
-    with pytest.raises(ValueError, match="same rows"):
-        resampled_loss(before[:0], after[:0], f1_value, ABSOLUTE, HIGHER)
-    with pytest.raises(ValueError, match="at least one row"):
-        resampled_loss(before, after, f1_value, ABSOLUTE, HIGHER, sample=np.arange(20) + 1)
-    with pytest.raises(ValueError, match="per row"):
-        resampled_loss(before, after, f1_value, ABSOLUTE, HIGHER, sample=np.arange(19))
+    before, after, true = answers(np.random.default_rng(8), 20, 0.1)
+    one, other = f1(before, true), f1(after, true)
+    with pytest.raises(ValueError, match="same samples"):
+        resampled_loss(one, f1(after[:10], true[:10]), HIGHER)
+    with pytest.raises(ValueError, match="at least one"):
+        resampled_loss(one, Scores(0.5, 20), HIGHER)
+    with pytest.raises(ValueError, match="rows of one metric"):
+        resampled_loss(one, replace(other, pooled=replace(other.pooled, metric="f1@0.5")), HIGHER)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        resampled_loss(before, after, f1_value, ABSOLUTE, HIGHER, confidence=0.0)
-    with pytest.raises(MetricError, match="undefined"):
-        resampled_loss(np.zeros(5), np.ones(5), mean, Budget.parse("1%"), HIGHER)
+        resampled_loss(one, other, HIGHER, confidence=0.0)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from f1_scores import classified, true_loss
 from fewbits.budget import Budget
 from fewbits.errors import MetricError
 from fewbits.evaluation import Direction, Scores
@@ -18,6 +19,7 @@ from fewbits.metrics import CATALOG
 from fewbits.verify.acceptance import compare_accuracy
 from fewbits.verify.betting import exceeding as bet
 from fewbits.verify.evaluators import FunctionEvaluator, MetricEvaluator
+from fewbits.verify.resampling import first_samples
 from fewbits.verify.sequential import UNBOUNDED, Bounds, Judgement, Standing, judge, looks, loss_bounds
 
 HIGHER, LOWER = Direction.HIGHER, Direction.LOWER
@@ -238,6 +240,19 @@ class TestJudge:
         candidate[3] = np.inf
         found = judge(scores(np.ones(64)), scores(candidate), Budget.parse("50%"), LOWER, (32, 64))
         assert (found.standing, found.loss) == (Standing.HOPELESS, np.inf)
+
+    def test_f1_at_the_limit_is_seldom_called_hopeless(self) -> None:
+        """At most one in twenty, all looks together, but for the noise of 40 repetitions."""
+        random, planned, hopeless = np.random.default_rng(3), looks(300), 0
+        budget = Budget(true_loss(0.05), relative=False)
+        for _ in range(40):
+            original, candidate = classified(random, 300, 0.05)
+            standings = {
+                judge(original, first_samples(candidate, look), budget, HIGHER, planned).standing for look in planned
+            }
+            assert Standing.SURE not in standings
+            hopeless += Standing.HOPELESS in standings
+        assert hopeless <= 5
 
     def test_what_cannot_be_judged(self) -> None:
         original, candidate = pair(3, 1, 64)

@@ -27,10 +27,11 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")
 
 
 class Objective(StrEnum):
-    """What is made as small as possible."""
+    """What is made as small as possible; or the accuracy, as high as the limits allow."""
 
     LATENCY = "latency"
     SIZE = "size"
+    ACCURACY = "accuracy"
 
 
 class CalibrationMethod(StrEnum):
@@ -41,6 +42,15 @@ class CalibrationMethod(StrEnum):
     PERCENTILE = "percentile"
     MSE = "mse"
     ENTROPY = "entropy"
+
+
+class Sensitivity(StrEnum):
+    """What harm is when groups are ranked."""
+
+    AUTO = "auto"
+    OUTPUT = "output"
+    KL = "kl"
+    LOSS = "loss"
 
 
 def image_size(text: str) -> tuple[int, int]:

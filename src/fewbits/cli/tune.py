@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fewbits.cli import arguments
-from fewbits.cli.arguments import CalibrationMethod, Data, Model, Objective, Target, Threads
+from fewbits.cli.arguments import CalibrationMethod, Data, Model, Objective, Sensitivity, Target, Threads
 from fewbits.cli.output import show, tell
 from fewbits.console import stderr_progress
 from fewbits.errors import FewbitsError, RunError
@@ -32,8 +32,14 @@ def tune(
         ),
     ] = "agreement",
     max_loss: Annotated[
-        str, typer.Option(help="Allowed loss: 1% of the original's score, or an absolute 0.01.", rich_help_panel=_GOAL)
-    ] = "1%",
+        str | None,
+        typer.Option(
+            help="Allowed loss: 1% of the original's score (the default, but for --objective accuracy), or an absolute "
+            "0.01.",
+            show_default=False,
+            rich_help_panel=_GOAL,
+        ),
+    ] = None,
     higher_is_better: Annotated[
         bool | None,
         typer.Option(
@@ -44,8 +50,28 @@ def tune(
         ),
     ] = None,
     objective: Annotated[
-        Objective, typer.Option(help="What to make as small as possible.", rich_help_panel=_GOAL)
+        Objective,
+        typer.Option(
+            help="What to make as small as possible within the allowed loss; or the accuracy, within --max-latency and "
+            "--max-size.",
+            rich_help_panel=_GOAL,
+        ),
     ] = Objective.LATENCY,
+    max_latency: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="The most that a call may take, end to end: 5ms, 800us, 0.005s.",
+            show_default=False,
+            rich_help_panel=_GOAL,
+        ),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="The largest file: 20MB, 512kB, 16MiB.", show_default=False, rich_help_panel=_GOAL
+        ),
+    ] = None,
     target: Target = "auto",
     threads: Threads = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples per call when latency is measured.")] = 1,
@@ -73,6 +99,14 @@ def tune(
     calibration_method: Annotated[
         CalibrationMethod, typer.Option(help="How ranges of activations are found.", rich_help_panel=_SEARCH)
     ] = CalibrationMethod.AUTO,
+    sensitivity: Annotated[
+        Sensitivity,
+        typer.Option(
+            help="What ranks groups: the squared error of the outputs, the divergence of class probabilities (kl), or "
+            "the loss of the metric per sample.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = Sensitivity.AUTO,
     rule: Annotated[
         list[str] | None,
         typer.Option(
@@ -82,11 +116,29 @@ def tune(
             rich_help_panel=_SEARCH,
         ),
     ] = None,
+    max_trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How many plans the search may evaluate; 5, or 3 for --objective accuracy, if not given.",
+            show_default=False,
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="About how long it may all take: 90s, 10m, 2h. The best plan found by then is accepted as any other.",
+            show_default=False,
+            rich_help_panel=_SEARCH,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the splits and intervals.", rich_help_panel=_SEARCH)] = 0,
     force: Annotated[bool, typer.Option("--force", help="Start anew in a directory that holds a run.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
 ) -> None:
-    """Find the fastest (or smallest) form of MODEL within the allowed loss.
+    """Find the fastest (or smallest) form of MODEL within the allowed loss, or the most accurate one within limits.
 
     Example: fewbits tune model.onnx --data eval.npz --metric accuracy --max-loss 1% --out runs/my-model
     """
@@ -116,10 +168,15 @@ def tune(
                 higher_is_better=higher_is_better,
                 max_loss=max_loss,
                 objective=objective.value,
+                max_latency=max_latency,
+                max_size=max_size,
+                max_trials=max_trials,
+                max_seconds=max_time,
                 target=target,
                 threads=threads,
                 batch=batch,
                 calibration_method=calibration_method.value,
+                sensitivity=sensitivity.value,
                 rules=rules,
                 images=images,
                 out=out,

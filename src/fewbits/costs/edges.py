@@ -31,10 +31,13 @@ class Neighbours:
     exits: frozenset[str]
 
 
-def neighbours(graph: Graph, groups: Sequence[Group]) -> Neighbours:
-    """The neighbours of all `groups`."""
+def neighbours(graph: Graph, groups: Sequence[Group], attentions: Sequence[tuple[str, str]] = ()) -> Neighbours:
+    """The neighbours of all `groups`; those of `attentions` (`grouping.attentions`) hand over inside one kernel."""
     givers = {tensor: group.name for group in groups for tensor in (group.inner, group.output)}
     sources = {group.name: tuple(dict.fromkeys(origin(graph, name) for name in group.operands)) for group in groups}
+    outputs = {group.name: group.output for group in groups}
+    for first, second in attentions:
+        sources[second] = (outputs[first], *sources[second][1:])
     readers: dict[str, int] = {}
     for tensors in sources.values():
         for tensor in tensors:
@@ -50,7 +53,10 @@ def neighbours(graph: Graph, groups: Sequence[Group]) -> Neighbours:
         for name, tensors in sources.items()
     }
     anchors = {node: group.name for group in groups for node in group.nodes}
-    exits = frozenset(group.name for group in groups if _is_read_by_others(graph, group.output, anchors))
+    inside = {first for first, _ in attentions}
+    exits = frozenset(
+        group.name for group in groups if group.name not in inside and _is_read_by_others(graph, group.output, anchors)
+    )
     return Neighbours(edges, entries, exits)
 
 

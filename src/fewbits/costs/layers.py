@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import prod
 
 from fewbits.costs.model import LayerSpec
@@ -11,11 +10,6 @@ from fewbits.graph import AttributeValue, Graph, Kind, Node
 from fewbits.grouping import Group
 
 Shape = tuple[int, ...]
-
-
-def layer_specs(graph: Graph, groups: Iterable[Group]) -> tuple[LayerSpec, ...]:
-    """One layer for each of `groups`, in their order. Raises ModelError where a shape is unknown."""
-    return tuple(layer_spec(graph, group) for group in groups)
 
 
 def layer_spec(graph: Graph, group: Group) -> LayerSpec:

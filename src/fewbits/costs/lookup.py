@@ -65,6 +65,32 @@ class LookupTable:
         return self.costs[:, bits_of(w) - 1, bits_of(a) - 1]
 
 
+def load(path: Path, unit: str = "cycles") -> LookupTable:
+    """The table in a ``.csv`` file, or in a ``.npy`` file beside which a ``.txt`` file of the same name has the names
+    of its rows, one a line.
+
+    Raises UsageError, which says where, if there is none.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return load_csv(path, unit)
+    if suffix != ".npy":
+        raise UsageError(f"{path} is neither .csv nor .npy; a table of costs is one of these")
+    return load_npy(path, _names(path), unit)
+
+
+def _names(path: Path) -> list[str]:
+    names = path.with_suffix(".txt")
+    try:
+        lines = names.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"cannot read {names}: {error}. It has to name the rows of {path.name}, one layer a line, as fewbits "
+            "inspect prints them; or give a .csv, which has the names in it"
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
+
+
 def load_npy(path: Path, layers: Sequence[str], unit: str = "cycles") -> LookupTable:
     """The table in a ``.npy`` file of shape [layer, w - 1, a - 1], whose rows are `layers` in their order.
 

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from statistics import median
 from typing import Final
 
+import numpy as np
+
 from fewbits.attribution import assigned, share
 from fewbits.costs.cache import CostCache
 from fewbits.costs.key import RegionCost, RegionKey
@@ -27,8 +29,9 @@ from fewbits.graph import Graph
 from fewbits.grouping import Group
 from fewbits.grouping import group as grouped
 from fewbits.models.protocol import Model
-from fewbits.plan import Choice, Plan
+from fewbits.plan import Choice, Plan, smoothed
 from fewbits.progress import Progress
+from fewbits.smoothing import text
 from fewbits.targets.protocol import Executed, Target
 
 CLIFF: Final = 3.0
@@ -135,15 +138,23 @@ def _profiled(measuring: Measuring, scheme: Scheme, groups: Sequence[Group]) -> 
     graph = cut.model.graph
     names = [*cut.inputs, *(tensor for node in graph.nodes for tensor in node.outputs)]
     wanted = {one.name for one in groups}
+    channels = {name: measuring.values[operand].shape[-1] for name, operand in cut.inputs.items()}
+    factors = {name: _factors(count) for name, count in channels.items()} if scheme.smoothed else {}
     plan = Plan(
         cut.model.sha256,
         {name: Choice(str(scheme), "to be measured") for name in sorted(wanted)},
-        dict.fromkeys(names, _RANGE) if scheme.is_static else {},
+        dict.fromkeys([*names, *map(smoothed, factors)], _RANGE) if scheme.is_static else {},
         target=measuring.target.name,
+        smoothing=factors,
     )
     inputs = {name: measuring.values[operand] for name, operand in cut.inputs.items()}
     executed = measuring.target.executed(cut.model.converted(plan), inputs, _CALLS)
     return assigned(graph, [one for one in grouped(graph) if one.name in wanted], executed)
+
+
+def _factors(channels: int) -> str:
+    """Some factors that differ, so that no runtime takes them for one number."""
+    return text(np.where(np.arange(channels) % 2, 2.0, 4.0))
 
 
 def _priced(scheme: Scheme, group: Group, nodes: Sequence[Executed]) -> RegionCost:

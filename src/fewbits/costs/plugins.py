@@ -20,7 +20,7 @@ from pathlib import Path
 from fewbits.costs.counting import BitOperations, PeakMemory, Size
 from fewbits.costs.energy import Energy
 from fewbits.costs.ipu import InnerProductUnit
-from fewbits.costs.lookup import load_csv
+from fewbits.costs.lookup import load
 from fewbits.costs.model import CostModel, LayerSpec, Width
 from fewbits.costs.mpic import Mpic, MpicEnergy
 from fewbits.costs.roofline import Roofline
@@ -33,7 +33,8 @@ Factory = Callable[[str], CostModel]
 
 def cost_model(name: str) -> CostModel:
     """The model called `name`, or ``name:argument``: ``size``, ``bops``, ``ram``, ``mpic``, ``mpic-energy``, ``ipu``,
-    ``energy``, ``roofline:PEAK,BANDWIDTH`` (bit operations and bytes per second), ``table:FILE.csv``, or a plug-in's.
+    ``energy``, ``roofline:PEAK,BANDWIDTH`` (bit operations and bytes per second), ``table:FILE`` (.csv or
+    .npy, see `fewbits.costs.lookup.load`), or a plug-in's.
 
     What a plug-in's model answers is checked with every call.
     Raises UsageError if there is none of this name or its argument cannot be read, ToolError, which names the plug-in,
@@ -162,7 +163,7 @@ def _roofline(argument: str) -> CostModel:
 def _table(argument: str) -> CostModel:
     if not argument:
         raise UsageError("give the file of the table, for example table:costs.csv")
-    return load_csv(Path(argument))
+    return load(Path(argument))
 
 
 _BUILT_IN: Mapping[str, Factory] = {

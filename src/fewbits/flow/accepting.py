@@ -12,6 +12,7 @@ from fewbits.evaluation import Scores
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import EVALUATION_BATCH, Job
 from fewbits.flow.names import ORIGINAL, TUNED
+from fewbits.flow.schedule import most_trials, tell
 from fewbits.flow.screening import Screened, not_executed, profile
 from fewbits.flow.searching import Searched
 from fewbits.flow.sessions import predictor
@@ -25,6 +26,7 @@ from fewbits.record import Accuracy, FrontRow, PredictedCost, TrialRow
 from fewbits.search.descent import Descent
 from fewbits.sensitivity.table import SensitivityTable
 from fewbits.verify.acceptance import compare_accuracy, verdict
+from fewbits.verify.within import Figures, Limited
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def refuse(job: Job, floats: Floats) -> Decision:
     site = job.site(floats.fastest)
     return Decision(
         outcome=Outcome.KEPT_ORIGINAL,
-        reason=f"no group of this model can leave fp32 on {_listed(job)}{_on_fastest(floats)}",
+        reason=f"no group of this model can leave fp32 on {_listed(job)}{on_fastest(floats)}",
         artifact=job.model.original(),
         plan=job.plan(site, {}, {}, ""),
         target=floats.fastest,
@@ -89,7 +91,7 @@ def decline(job: Job, site: Site, floats: Floats, reason: str, comparison: Compa
     """The original comes back without a search, because of `reason`."""
     return Decision(
         outcome=Outcome.KEPT_ORIGINAL,
-        reason=f"{reason}{_on_fastest(floats)}",
+        reason=f"{reason}{on_fastest(floats)}",
         artifact=job.model.original(),
         plan=all_float(job, site, floats, reason, {}),
         target=floats.fastest,
@@ -108,20 +110,27 @@ def accept(job: Job, site: Site, floats: Floats, searched: Searched, baseline: S
     """Measure accuracy and latency of what the search found, and decide."""
     artifact = job.conversions.of(searched.plan)
     original = job.model.original()
+    tell(job, 0)
     job.progress.stage("evaluate for acceptance", 1)
     accuracy, evaluations = measure_accuracy(job, site, searched, artifact, baseline)
     job.progress.advance(f"loss {accuracy.loss.value:.4g}")
     comparison = job.journal.step("acceptance", "latency", Comparison, lambda: _latency(job, site, floats, artifact))
-    ended = verdict(job.objective, accuracy, comparison.speedups[TUNED], original.size, artifact.size)
+    limited = Limited(
+        job.limits,
+        Figures.of(comparison.latencies[ORIGINAL], original.size),
+        Figures.of(comparison.latencies[TUNED], artifact.size),
+    )
+    ended = verdict(job.objective, accuracy, comparison.speedups[TUNED], original.size, artifact.size, limited)
     outcome, reason = ended.outcome, ended.reason
     if outcome is Outcome.KEPT_ORIGINAL:
-        reason = f"{reason.rstrip('.')}{_on_fastest(floats)}."
+        reason = f"{reason.rstrip('.')}{on_fastest(floats)}."
     if not searched.found:
         outcome = Outcome.BUDGET_UNREACHABLE
-        reason = (
-            f"On the selection data every plan that was tried loses more than the allowed {job.budget}. "
-            f"The closest on the acceptance data: {ended.reason}"
+        why_not = searched.why_not or (
+            f"On the selection data every plan that was tried loses more than the allowed {job.budget}"
+            f"{f' or is beyond the limits ({job.limits})' if job.limits.any else ''}"
         )
+        reason = f"{why_not}. The closest on the acceptance data: {ended.reason}"
     met = outcome is Outcome.MET
     shares = profile(job, site, "accepted", artifact) if met else _original_on_fastest(job, site, floats, screened)
     unmet = not_executed(searched.plan, shares) if met else {}
@@ -147,6 +156,7 @@ def accept(job: Job, site: Site, floats: Floats, searched: Searched, baseline: S
         evaluations=job.baseline_evaluations + len(searched.trials) + evaluations,
         best=artifact if unreachable else None,
         best_plan=searched.plan if unreachable else None,
+        most_trials=most_trials(job),
         notes=tuple(f"{name}: {why}" for name, why in unmet.items()),
     )
 
@@ -204,7 +214,7 @@ def _listed(job: Job) -> str:
     return " or ".join(site.name for site in job.sites)
 
 
-def _on_fastest(floats: Floats) -> str:
+def on_fastest(floats: Floats) -> str:
     """What a change of runtime alone gives, where there was a choice."""
     for comparison in floats.comparisons:
         fastest = comparison.latencies[floats.fastest]

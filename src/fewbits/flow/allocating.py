@@ -9,11 +9,12 @@ from typing import Final
 from fewbits.costs.correction import Correction, Parts
 from fewbits.costs.edges import domain, neighbours
 from fewbits.costs.key import RegionCost
+from fewbits.dialect import dialect
 from fewbits.flow.job import Job
 from fewbits.flow.site import Site
 from fewbits.formats.describe import bits_per_element
 from fewbits.formats.scheme import FP32, Scheme
-from fewbits.grouping import Group
+from fewbits.grouping import Group, attentions
 from fewbits.search.allocation import Additive, Allocation, Choice, Item
 from fewbits.search.boundary import Crossing
 
@@ -24,14 +25,17 @@ _FREE: Final = RegionCost(0.0, 0.0, 0.0, "", "", "", "")
 
 
 class Costing:
-    """What the choices on one site cost, from its table. A choice names a scheme text for every group of `names`."""
+    """What the choices on one site cost, from its table. A choice names a scheme text for every group of `names`, the
+    same one for both groups of each pair of `together`."""
 
     def __init__(self, job: Job, site: Site) -> None:
         self._site = site
         self._graph = job.graph
         self._groups = {group.name: group for group in job.groups}
-        self._neighbours = neighbours(job.graph, job.groups)
         self.names = tuple(group.name for group in job.groups if group.name in site.space.free)
+        whole = attentions(job.graph, job.groups) if dialect(site.name).attention else ()
+        self.together = tuple(pair for pair in whole if set(pair) <= site.space.free)
+        self._neighbours = neighbours(job.graph, job.groups, self.together)
 
     @cached_property
     def options(self) -> Mapping[str, tuple[str, ...]]:
@@ -65,7 +69,7 @@ class Costing:
             Item(name, {option: harm.get(name, {}).get(option, 0.0) for option in self.options[name]})
             for name in self.names
         ]
-        return Allocation(items, (self.seconds(correction), self.bytes()))
+        return Allocation(items, (self.seconds(correction), self.bytes()), ties=self.together)
 
     def parts(self, choice: Choice, measured: float) -> Parts:
         """The predicted seconds of `choice` by what a correction can scale."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from math import ceil
+from typing import TypeVar
 
 from fewbits.calibration.collect import collect, tie
 from fewbits.calibration.ranges import METHODS, method
@@ -12,14 +13,14 @@ from fewbits.data.padding import batch_size, pad
 from fewbits.evaluation import Predict
 from fewbits.flow.job import Job
 from fewbits.flow.sessions import predictor
+from fewbits.flow.smooth import with_smoothed
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.scheme import Scheme
 from fewbits.graph import Graph
 from fewbits.grouping import CARRIERS, Group, tied
 from fewbits.placement import coded_tensors, formats
-from fewbits.plan import Plan
+from fewbits.plan import Plan, smoothed
 from fewbits.sensitivity.output_error import output_error
-from fewbits.sensitivity.table import Harm
 
 _BYTES_PER_BATCH = 64 << 20
 _SCORED_SAMPLES = 32
@@ -28,6 +29,7 @@ _BATCH = 4
 _COMPARED_SAMPLES = 128
 
 Ranges = Mapping[str, tuple[float, float]]
+T = TypeVar("T")
 
 
 def calibrate(job: Job) -> dict[str, Ranges]:
@@ -53,14 +55,15 @@ def _run(job: Job, wanted: tuple[str, ...], coded: Mapping[str, Scheme]) -> dict
     tensors = coded_tensors(job.graph, low, classes)
     codes = _codes(low, coded)
     default = next(iter(codes.values()))
-    observed = tuple(name for name in tensors if not _follows(job.graph, name, tensors))
+    observed = tuple(name for name in tensors if name in job.smoothing or not _follows(job.graph, name, tensors))
     wanted_formats = {name: codes.get(name, default) for name in observed}
+    wanted_formats |= {smoothed(name): wanted_formats[name] for name in observed if name in job.smoothing}
     data = job.splits.calibration
     if len(wanted) > 1:
         data = data.take(range(min(_COMPARED_SAMPLES, data.samples)))
     size = _samples_per_batch(job, observed)
     batches = _padded(data, size, batch_size(job.model.inputs, 0))
-    observations = job.model.observe(batches, observed)
+    observations = with_smoothed(job.model.observe(batches, observed), job.smoothing)
     methods = [method(name) for name in wanted]
     found = collect(observations, methods, wanted_formats, job.progress, ceil(data.samples / size))
     return {name: _spread(tie(ranges, classes), classes, tensors) for name, ranges in found.items()}
@@ -129,7 +132,8 @@ def _errors(job: Job, ranges: Mapping[str, Ranges], plan: Callable[[str], Plan])
     reference = list(outputs(job.original, sample))
     errors: dict[str, float] = {}
     for name in ranges:
-        errors[name] = plan_harm(job, plan(name), sample, reference).value
+        changed = under(job, plan(name), lambda predict: list(outputs(predict, sample)))
+        errors[name] = output_error(reference, changed).value
         job.progress.advance(f"{name}: relative output error {errors[name]:.3g}")
     return errors
 
@@ -145,7 +149,7 @@ def outputs(predict: Predict, data: Dataset) -> Iterator[Arrays]:
     return (predict(batch.inputs) for batch in data.batches(_BATCH))
 
 
-def plan_harm(job: Job, plan: Plan, sample: Dataset, reference: list[Arrays]) -> Harm:
-    """Relative squared output error of the model under `plan` on `sample`, run on the plan's target."""
+def under(job: Job, plan: Plan, work: Callable[[Predict], T]) -> T:
+    """What `work` makes of the model under `plan`, run on the plan's target."""
     with job.site(plan.target).target.open(job.model.converted(plan)) as session:
-        return output_error(reference, outputs(predictor(session, job.model.inputs), sample)).harm
+        return work(predictor(session, job.model.inputs))

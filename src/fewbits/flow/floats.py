@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fewbits.benchmark import Candidate, compare
 from fewbits.flow.job import Job
 from fewbits.flow.names import ORIGINAL
+from fewbits.flow.pace import Work
 from fewbits.measurement import Comparison
 
 _ROUNDS = 8
@@ -31,7 +32,11 @@ def time_floats(job: Job) -> Floats:
 def _run(job: Job) -> Floats:
     file = job.candidate_file(ORIGINAL, job.model.original().content)
     candidates = [Candidate(site.name, file, site.name, job.threads) for site in job.sites]
-    comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
+    comparison = job.pace.timed(
+        Work.ROUND,
+        lambda: compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress),
+        _ROUNDS * len(candidates),
+    )
     fastest = min(comparison.latencies.values(), key=lambda latency: latency.median).name
     job.progress.say(f"the original is fastest on {fastest}")
     return Floats(fastest, (comparison,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fewbits.budget import Budget
@@ -11,15 +11,19 @@ from fewbits.data.batches import Arrays
 from fewbits.errors import ModelError
 from fewbits.evaluation import Evaluator, Predict
 from fewbits.flow.conversions import Conversions
+from fewbits.flow.deadline import Deadline
+from fewbits.flow.pace import Pace
 from fewbits.flow.scratch import write_scratch
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
+from fewbits.limits import UNLIMITED, Limits
 from fewbits.models.protocol import Model
 from fewbits.placement import between_codes, settle
 from fewbits.plan import Choice, Plan
 from fewbits.progress import Progress
+from fewbits.sensitivity.measure import Measure
 from fewbits.store import Journal
 from fewbits.targets import is_simulated
 from fewbits.verify.acceptance import Objective
@@ -50,7 +54,9 @@ def asked(plan: Plan, without: Mapping[str, str] | None = None) -> Asked:
 class Job:
     """One run's model, data and goal, and the runtimes that could serve it. `inputs` is what one call gets when
     latency is measured, `scratch` a folder for files that only the measuring processes read, `cache` the file of
-    measured costs."""
+    measured costs, `measure` what harm is. `limits` is what the model may cost, `trials` how many plans may be
+    evaluated (``None``: as many as the search is made for), `deadline` when the run has to end, by what its `pace`
+    foretells, `smoothing` the factors of the tensors that may be smoothed (`fewbits.smoothing`)."""
 
     model: Model
     conversions: Conversions
@@ -63,10 +69,28 @@ class Job:
     splits: Splits
     inputs: Arrays
     calibration_method: str
+    measure: Measure
     journal: Journal
     scratch: Path
     cache: Path
     progress: Progress
+    pace: Pace
+    deadline: Deadline
+    limits: Limits = UNLIMITED
+    trials: int | None = None
+    smoothing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def for_size(self) -> bool:
+        """Whether what the search makes small is the file; else it is the time of a call."""
+        return self.objective is Objective.SIZE or (
+            self.objective is Objective.ACCURACY and self.limits.seconds is None
+        )
+
+    @property
+    def size_counts(self) -> bool:
+        """Whether a slower scheme may be worth its smaller file."""
+        return self.for_size or self.limits.size is not None
 
     @property
     def graph(self) -> Graph:
@@ -110,7 +134,13 @@ class Job:
             # Where nothing was measured, the machine does not matter.
             machine="" if is_simulated(site.name) else site.target.machine.summary(site.name.partition(":")[0]),
             calibration=calibration,
+            smoothing=self._factors(choices),
         )
+
+    def _factors(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:
+        """Those of the tensors that are smoothed for the groups of `choices`."""
+        read = {group.operands[0] for group in self.groups if Scheme.parse(choices[group.name].scheme).smoothed}
+        return {tensor: factors for tensor, factors in self.smoothing.items() if tensor in read}
 
     def why_not(self, site: Site, name: str, asked: Asked) -> str:
         """Why the group `name` stays in fp32."""

@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from fewbits.benchmark import Candidate, compare
-from fewbits.costs.correction import Correction, corrected
+from fewbits.costs.correction import Correction
 from fewbits.flow.allocating import BYTES, SECONDS, Costing
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Asked, Job, Wish
-from fewbits.flow.names import ORIGINAL
+from fewbits.flow.limited import foreseen
+from fewbits.flow.looks import Look, baseline, look, originals
+from fewbits.flow.pace import Work
+from fewbits.flow.schedule import finalists_in_time
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Kind
@@ -25,30 +28,16 @@ from fewbits.measurement import Comparison
 from fewbits.plan import Plan
 from fewbits.search.milp import solve
 from fewbits.search.program import init
-from fewbits.verify.acceptance import Objective
 
 PREDICTED: Final = "best predicted"
 _POOLS_AND_SUMS = frozenset({Kind.ADD, Kind.CONCAT, Kind.AVERAGE_POOL, Kind.GLOBAL_AVERAGE_POOL})
+_SMOOTHED = ", smoothed"
+_ALONE = ("weighted products", "all products")
 _WHY = "low precision pays in this plan, measured end to end"
 _ROUNDS = 8
-_QUICK_ROUNDS = 3
-_QUICK_SECONDS = 0.1
-_QUICK_CONFIDENCE = 0.7
 _FINALISTS = 4
-_MEMORY = 6 << 30
-_COPIES = 4
-"""About so many times a file's size is what a process holds that runs it."""
 
 Planner = Callable[[Site, Asked], Plan]
-
-
-@dataclass(frozen=True, slots=True)
-class Quick:
-    """Seconds per call of a plan at the quick look, and its schemes (groups that are not named: fp32)."""
-
-    target: str
-    schemes: Mapping[str, str]
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,18 +49,12 @@ class Placed:
     target: str
     schemes: Mapping[str, str]
     comparison: Comparison
-    looks: Mapping[str, Quick]
+    looks: Mapping[str, Look]
 
     @property
     def asked(self) -> Asked:
         """What the plan is made from."""
         return {name: Wish(Scheme.parse(scheme), _WHY) for name, scheme in self.schemes.items()}
-
-    def correction(self, job: Job, site: Site) -> Correction:
-        """What the quick looks at `site` say about its cost table."""
-        costing = Costing(job, site)
-        looks = [look for look in self.looks.values() if look.target == site.name]
-        return corrected([costing.parts(look.schemes, look.seconds) for look in looks])
 
 
 def place(job: Job, floats: Floats, planner: Planner) -> Placed:
@@ -99,21 +82,26 @@ def _predicted(job: Job, site: Site) -> Mapping[str, Asked]:
     costing = Costing(job, site)
     if not costing.names:
         return {}
-    aim = BYTES if job.objective is Objective.SIZE else SECONDS
-    choice = solve(init(costing.allocation({}, Correction())), aim=aim, seconds=20.0, gap=1e-3).choice
+    aim = BYTES if job.for_size else SECONDS
+    program = init(costing.allocation({}, Correction()))
+    limited = solve(program, foreseen(job, costing), aim=aim, seconds=20.0, gap=1e-3)
+    # Costs are predictions: where they say that no plan fits, the best whatever the limits is still worth a look.
+    choice = (limited if limited.found else solve(program, aim=aim, seconds=20.0, gap=1e-3)).choice
     return {
         PREDICTED: {name: Wish(Scheme.parse(option), _WHY) for name, option in choice.items() if option != str(FP32)}
     }
 
 
 def _structural(job: Job, site: Site) -> Mapping[str, Asked]:
-    flavours = {"": site.space.coded, ", symmetric": site.space.symmetric}
+    flavours = {"": site.space.coded, ", symmetric": site.space.symmetric, _SMOOTHED: site.space.smoothed}
     return {
         f"{name}{flavour}": {
             group.name: Wish(coded[group.name], _WHY) for group in job.groups if group.name in coded and takes(group)
         }
         for name, takes in _VARIANTS.items()
         for flavour, coded in flavours.items()
+        # What a division costs is the same whatever stands around the products.
+        if name in _ALONE or flavour != _SMOOTHED
     }
 
 
@@ -139,9 +127,7 @@ def _uniform(job: Job, site: Site) -> Mapping[str, Asked]:
 def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
     wanted = [(site, name, asked) for site in job.sites for name, asked in starts(job, site).items()]
     job.progress.stage("convert plans to begin with", len(wanted))
-    baseline = Candidate(
-        ORIGINAL, job.candidate_file(ORIGINAL, job.model.original().content), floats.fastest, job.threads
-    )
+    first = baseline(job, floats)
     candidates: dict[str, Candidate] = {}
     plans: dict[str, Plan] = {}
     sizes: dict[str, int] = {}
@@ -153,54 +139,25 @@ def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
         file = job.candidate_file(f"start_{number}", artifact.content)
         candidates[title] = Candidate(title, file, site.name, job.threads)
         job.progress.advance(title)
-    looks = _quick(job, baseline, candidates, plans)
-    best_first = sorted(candidates, key=lambda title: sizes[title] if _small(job) else looks[title].seconds)
-    finalists = [candidates[title] for title in best_first[:_FINALISTS]]
-    comparison = compare([baseline, *finalists], job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
+    looks = look(job, first, [*originals(job, first), *candidates.values()], plans)
+    beyond = {title for title in candidates if not job.limits.hold(looks[title].seconds, sizes[title])}
+    best_first = sorted(
+        candidates, key=lambda title: (title in beyond, sizes[title] if job.for_size else looks[title].seconds)
+    )
+    finalists = [candidates[title] for title in best_first[: finalists_in_time(job, _FINALISTS, _ROUNDS)]]
+    everyone = [first, *finalists]
+    comparison = job.pace.timed(
+        Work.ROUND,
+        lambda: compare(everyone, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress),
+        _ROUNDS * len(everyone),
+    )
     speeds = {one.name: comparison.speedups[one.name].value for one in finalists}
-    best = finalists[0].name if _small(job) else max(speeds, key=lambda title: speeds[title])
+    best = finalists[0].name if job.for_size else max(speeds, key=lambda title: (title not in beyond, speeds[title]))
     said = ", ".join(f"{name} {speed:.2f}x" for name, speed in speeds.items())
     job.progress.say(f"plans over the original on {floats.fastest}: {said}")
     plan = plans[best]
     schemes = {name: str(plan.scheme(name)) for name in sorted(plan.low)}
     return Placed(best, plan.target, schemes, comparison, looks)
-
-
-def _small(job: Job) -> bool:
-    return job.objective is Objective.SIZE
-
-
-def _quick(
-    job: Job, baseline: Candidate, candidates: Mapping[str, Candidate], plans: Mapping[str, Plan]
-) -> dict[str, Quick]:
-    """A short look at all `candidates`, and at the original on every runtime, as many at a time as memory holds."""
-    floats = {
-        f"{ORIGINAL} on {site.name}": Candidate(f"{ORIGINAL} on {site.name}", baseline.model, site.name, job.threads)
-        for site in job.sites
-        if site.name != baseline.target
-    }
-    everyone = [*floats.values(), *candidates.values()]
-    together = max(2, _MEMORY // (_COPIES * job.model.original().size))
-    looks: dict[str, Quick] = {}
-
-    for start in range(0, len(everyone), together):
-        part = everyone[start : start + together]
-        comparison = compare(
-            [baseline, *part],
-            job.inputs,
-            rounds=_QUICK_ROUNDS,
-            looks=1,
-            block_seconds=_QUICK_SECONDS,
-            confidence=_QUICK_CONFIDENCE,
-            progress=job.progress,
-        )
-
-        for name, latency in comparison.latencies.items():
-            plan = plans.get(name)
-            target = next((one.target for one in part if one.name == name), baseline.target)
-            schemes = {} if plan is None else {group: str(plan.scheme(group)) for group in sorted(plan.low)}
-            looks[name] = Quick(target, schemes, latency.median)
-    return looks
 
 
 def _is_weighted(group: Group) -> bool:

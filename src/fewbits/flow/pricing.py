@@ -10,6 +10,7 @@ from fewbits.costs.measured import Measuring, cost_table
 from fewbits.costs.table import CostTable
 from fewbits.data.batches import Arrays, Batch
 from fewbits.flow.job import Job
+from fewbits.flow.probing import probe_in_time
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.space import Refusal
@@ -43,7 +44,10 @@ def _operands(job: Job) -> Arrays:
 
 def _measure(job: Job, site: Site, values: Arrays, cache: CostCache) -> CostTable:
     wanted = {name: schemes for name, schemes in site.space.schemes.items() if len(schemes) > 1}
-    return cost_table(Measuring(job.model, site.target, job.groups, values, job.progress), wanted, cache)
+    measuring = Measuring(job.model, site.target, job.groups, values, job.progress)
+    if not job.deadline.is_set:
+        return cost_table(measuring, wanted, cache)
+    return probe_in_time(job.deadline, wanted, lambda part: cost_table(measuring, part, cache))
 
 
 def _narrowed(job: Job, site: Site, table: CostTable) -> Site:

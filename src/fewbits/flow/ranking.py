@@ -3,29 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from fewbits.flow.calibrate import outputs, plan_harm, search_sample
-from fewbits.flow.job import Job
+from fewbits.evaluation import Predict
+from fewbits.flow.allocating import Costing
+from fewbits.flow.calibrate import outputs, search_sample, under
+from fewbits.flow.job import EVALUATION_BATCH, Job
+from fewbits.flow.pace import Work
+from fewbits.flow.schedule import ranking_ends
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Kind
 from fewbits.plan import Choice, Plan
+from fewbits.sensitivity.measure import Seen
 from fewbits.sensitivity.table import Harm, SensitivityTable
-from fewbits.verify.acceptance import Objective
 
-SAMPLES: Final = 16
+_NOTHING: Final = SensitivityTable({})
+
+_SAMPLES: Final = 16
+_SCORED: Final = 256
+"""A score of 0 or 1 says little of one sample."""
 
 
-def rank(job: Job, site: Site, start: Plan) -> SensitivityTable:
-    """The harm of every scheme that may pay, with ranges as in `start`.
+def rank(job: Job, site: Site, start: Plan, known: SensitivityTable = _NOTHING) -> SensitivityTable:
+    """The harm of every scheme that may pay on `site`, with ranges as in `start`; `known` is not measured again.
 
     Casts are measured with all groups at once and shared out in proportion to what the groups' codes harm: their
     errors are so small that one group's alone would be lost in the runtime's own rounding.
     """
-    wanted = {name: _worth_it(job, site, name, start.scheme(name)) for name in sorted(site.space.free)}
-    return harms(job, wanted, partial(_plan, start))
+    used = {name: start.scheme(name) for name in sorted(site.space.free)}
+    # What is used first: if the time is too short for all, that is what the search needs to know.
+    worth = {name: _first(scheme, _worth_it(job, site, name, scheme)) for name, scheme in used.items()}
+    for first, second in Costing(job, site).together:
+        either = dict.fromkeys((*worth[first], *worth[second]))
+        for name in (first, second):
+            worth[name] = tuple(one for one in either if one in site.space.schemes[name])
+    wanted = {
+        name: tuple(scheme for scheme in schemes if str(scheme) not in known.harm.get(name, {}))
+        for name, schemes in worth.items()
+    }
+    found = harms(job, wanted, partial(_plan, replace(start, target=site.name, smoothing=job.smoothing)))
+    return SensitivityTable({name: {**known.harm.get(name, {}), **schemes} for name, schemes in found.harm.items()})
 
 
 def harms(
@@ -33,25 +53,44 @@ def harms(
 ) -> SensitivityTable:
     """The harm of the schemes that `wanted` names for each group, as `rank` has it; `plan_for` makes the plan in which
     the groups that it is given leave fp32."""
-    sample = search_sample(job, SAMPLES)
-    reference = list(outputs(job.original, sample))
+    reference = see(job, job.original)
     alone = [(name, scheme) for name, schemes in wanted.items() for scheme in schemes if not scheme.is_cast]
+    # The first scheme of every group before any second one.
+    alone.sort(key=lambda one: wanted[one[0]].index(one[1]))
     job.progress.stage("rank groups", len(alone))
     found: dict[str, dict[str, Harm]] = {name: {} for name in wanted}
-    for name, scheme in alone:
+    for number, (name, scheme) in enumerate(alone):
+        if ranking_ends(job, number, len(alone)):
+            break
         plan = plan_for({name: scheme})
         key = f"{name} {scheme}"
-        found[name][str(scheme)] = job.journal.step(
-            "sensitivity", key, Harm, partial(plan_harm, job, plan, sample, reference)
-        )
+        found[name][str(scheme)] = _harm(job, key, plan, reference)
         job.progress.advance(f"{key}: {found[name][str(scheme)].value:.3g}")
     for scheme in dict.fromkeys(scheme for schemes in wanted.values() for scheme in schemes if scheme.is_cast):
         names = [name for name, schemes in wanted.items() if scheme in schemes]
         plan = plan_for(dict.fromkeys(names, scheme))
-        whole = job.journal.step("sensitivity", f"all {scheme}", Harm, partial(plan_harm, job, plan, sample, reference))
+        whole = _harm(job, f"all {scheme}", plan, reference)
         for name, share in _shares(job, names, found).items():
             found[name][str(scheme)] = Harm(whole.value * share)
     return SensitivityTable(found)
+
+
+def see(job: Job, predict: Predict) -> Seen:
+    """What the job's measure reads of the model behind `predict`."""
+    seen = list(outputs(predict, search_sample(job, _SAMPLES)))
+    if not job.measure.scored:
+        return Seen(seen)
+    return Seen(seen, job.evaluator(predict, search_sample(job, _SCORED), EVALUATION_BATCH).per_sample)
+
+
+def _harm(job: Job, key: str, plan: Plan, reference: Seen) -> Harm:
+    """The harm of `plan`, once in a run."""
+
+    def measured() -> Harm:
+        return job.measure.harm(reference, under(job, plan, partial(see, job)))
+
+    timed = partial(job.pace.timed, Work.FORM, measured)
+    return job.journal.step("sensitivity", f"{job.measure.name} {key}", Harm, timed)
 
 
 def _worth_it(job: Job, site: Site, name: str, used: Scheme) -> tuple[Scheme, ...]:
@@ -62,7 +101,7 @@ def _worth_it(job: Job, site: Site, name: str, used: Scheme) -> tuple[Scheme, ..
     """
     costs = site.costs.usable(name)
     offered = [scheme for scheme in site.space.schemes[name] if not scheme.is_fp32]
-    if job.objective is Objective.SIZE or str(FP32) not in costs:
+    if job.size_counts or str(FP32) not in costs:
         return tuple(offered)
     kept: list[Scheme] = []
     fastest = costs[str(FP32)].total
@@ -81,9 +120,13 @@ def _unfaithfulness(scheme: Scheme) -> tuple[int, int]:
     return sort, -(0 if scheme.weight is None else scheme.weight.bits)
 
 
+def _first(used: Scheme, schemes: Sequence[Scheme]) -> tuple[Scheme, ...]:
+    return (*(one for one in schemes if one == used), *(one for one in schemes if one != used))
+
+
 def _plan(start: Plan, schemes: Mapping[str, Scheme]) -> Plan:
     choices = {name: Choice(str(scheme), "to be ranked") for name, scheme in schemes.items()}
-    return Plan(start.model_sha256, choices, start.ranges, target=start.target)
+    return replace(start, choices=choices)
 
 
 def _shares(job: Job, names: list[str], found: Mapping[str, Mapping[str, Harm]]) -> Mapping[str, float]:

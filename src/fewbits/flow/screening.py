@@ -1,6 +1,6 @@
 """Groups whose low form did not run as such, or is slower than fp32 where it stands, go back to fp32.
 
-Slower groups stay low where only the file's size counts. Times come from the runtime's own profile of
+Slower groups stay low where the file's size counts. Times come from the runtime's own profile of
 the whole model, so fusions and boundaries are those that are served; because such figures do not add
 up exactly, the screened plan must win end to end.
 """
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from fewbits.attribution import Share, attribute
 from fewbits.benchmark import Candidate, compare
 from fewbits.flow.job import Job, asked
+from fewbits.flow.pace import Work
+from fewbits.flow.schedule import screening_fits
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import Scheme
 from fewbits.models.protocol import Artifact
 from fewbits.plan import Plan
-from fewbits.verify.acceptance import Objective, is_faster
+from fewbits.verify.acceptance import is_faster
 
 _PROFILED_CALLS = 20
 _MARGIN = 1.15
@@ -35,7 +37,12 @@ class Screened:
 
 def profile(job: Job, site: Site, name: str, artifact: Artifact) -> Mapping[str, Share]:
     """Group → what ran for it when `artifact` is called on `site`."""
-    return job.journal.step("profile", name, dict[str, Share], lambda: _profile(job, site, artifact))
+    return job.journal.step(
+        "profile",
+        name,
+        dict[str, Share],
+        lambda: job.pace.timed(Work.PROFILE, lambda: _profile(job, site, artifact)),
+    )
 
 
 def screen(job: Job, site: Site, plan: Plan) -> Screened:
@@ -46,11 +53,16 @@ def screen(job: Job, site: Site, plan: Plan) -> Screened:
     low = profile(job, site, "placed", job.conversions.of(plan))
     job.progress.advance()
     ignored = not_executed(plan, low)
-    slower = {} if job.objective is Objective.SIZE else _slower(plan, original, low, ignored)
-    pays = bool(slower) and job.journal.step(
-        "profile", "screened is faster", bool, lambda: _pays(job, site, plan, slower)
-    )
+    slower = {} if job.size_counts else _slower(plan, original, low, ignored)
+    fits = bool(slower) and screening_fits(job, _ROUNDS)
+    pays = fits and job.journal.step("profile", "screened is faster", bool, lambda: _pays(job, site, plan, slower))
     return Screened(original, low, {**ignored, **slower} if pays else ignored)
+
+
+def shares(job: Job, site: Site, plan: Plan) -> Screened:
+    """Both profiles for a `plan` that came about on another runtime than what was screened; nothing is reverted."""
+    original = profile(job, site, f"original on {site.name}", job.model.original())
+    return Screened(original, profile(job, site, f"low on {site.name}", job.conversions.of(plan)), {})
 
 
 def _slower(

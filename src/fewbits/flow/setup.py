@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from time import perf_counter
 
 from fewbits.budget import Budget
 from fewbits.calibration.ranges import method
@@ -15,16 +16,22 @@ from fewbits.data.batches import Arrays
 from fewbits.errors import DataError, ModelError, UsageError
 from fewbits.evaluation import Direction, Evaluator, Predict
 from fewbits.flow.conversions import Conversions
+from fewbits.flow.deadline import Deadline
+from fewbits.flow.effort import FULL, Effort
+from fewbits.flow.goal import check_goal
 from fewbits.flow.job import Job, refuse_quantised
+from fewbits.flow.pace import Pace
 from fewbits.flow.sessions import call_inputs, predictor
 from fewbits.flow.site import Site
 from fewbits.graph import Graph
 from fewbits.grouping import Group, group
+from fewbits.limits import UNLIMITED, Limits
 from fewbits.models import ModelSource, open_model
 from fewbits.models.protocol import Model
 from fewbits.progress import Progress
 from fewbits.record import RunRecord
 from fewbits.report.text import render
+from fewbits.sensitivity.measure import AUTO, Measure, measure
 from fewbits.sensitivity.output_error import output_error
 from fewbits.space import Rule, candidates
 from fewbits.store import Journal
@@ -56,6 +63,9 @@ class Request:
     images: ImageOptions | None
     seed: int
     cache: Path
+    limits: Limits = UNLIMITED
+    effort: Effort = FULL
+    sensitivity: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -69,13 +79,22 @@ class Opened:
     groups: tuple[Group, ...]
     evaluator: Evaluator
     original: Predict
+    measure: Measure
     splits: Splits
     inputs: Arrays
     settings: Mapping[str, str]
     files: tuple[Path, ...]
 
-    def job(self, journal: Journal, scratch: Path, progress: Progress) -> Job:
-        """What the stages work on."""
+    def job(
+        self,
+        journal: Journal,
+        scratch: Path,
+        progress: Progress,
+        clock: Callable[[], float] = perf_counter,
+        started: float | None = None,
+    ) -> Job:
+        """What the stages work on; its time runs from `started`, by default from now, on the `clock`, in seconds."""
+        pace = Pace(journal, clock)
         return Job(
             model=self.model,
             conversions=Conversions(self.model),
@@ -85,9 +104,14 @@ class Opened:
             original=self.original,
             budget=self.request.budget,
             objective=self.request.objective,
+            limits=self.request.limits,
+            trials=self.request.effort.trials,
+            pace=pace,
+            deadline=Deadline(journal, pace, clock() if started is None else started, self.request.effort.seconds),
             splits=self.splits,
             inputs=self.inputs,
             calibration_method=self.request.calibration_method,
+            measure=self.measure,
             journal=journal,
             scratch=scratch,
             cache=self.request.cache,
@@ -106,6 +130,7 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         method(request.calibration_method)
     if request.batch < 1:
         raise UsageError(f"a call has at least one sample, not {request.batch}; give --batch 1 or more")
+    check_goal(request.objective, request.budget, request.limits, request.target)
     if is_simulated(request.target) and request.objective is Objective.SIZE:
         raise UsageError(
             f"what is made small on {request.target} is the cost that its model predicts, so leave --objective out; "
@@ -121,9 +146,11 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
     if request.calibration is not None:
         images = request.images if _is_folder(request.calibration) else None
         calibration = open_data(request.calibration, model.inputs, images=images)
-    targets, first = _that_serve(targets, model, call_inputs(data, model.inputs, request.batch), progress)
+    one_call = call_inputs(data, model.inputs, request.batch)
+    targets, first = _that_serve(targets, model, one_call, progress)
     original = predictor(first, model.inputs)
     evaluator = open_evaluator(request.evaluate, model.inputs, direction=_direction(request), original=original)
+    harm = measure(request.sensitivity, original(one_call), evaluator.direction)
     splits = split(data, calibration=calibration, scored=evaluator.uses_split, seed=request.seed)
     groups = group(model.graph)
     sites = tuple(_site(target, model.graph, groups, request.rules) for target in targets)
@@ -139,6 +166,7 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         groups=groups,
         evaluator=evaluator,
         original=original,
+        measure=harm,
         splits=splits,
         inputs=call_inputs(splits.search, model.inputs, request.batch),
         settings=_settings(request, model, targets, evaluator, data, calibration),
@@ -184,7 +212,7 @@ def _difference(first: Arrays, other: Arrays) -> float:
     """Relative squared error of the outputs `other` beside `first`; infinite if they have other names or shapes."""
     if any(name not in other or other[name].shape != values.shape for name, values in first.items()):
         return inf
-    return output_error([first], [other]).relative
+    return output_error([first], [other]).value
 
 
 def _is_folder(source: DataSource | None) -> bool:
@@ -213,10 +241,13 @@ def _settings(
         "metric": f"{evaluator.name} ({evaluator.direction} is better)",
         "max loss": str(request.budget),
         "objective": str(request.objective),
+        "limits": str(request.limits),
+        **request.effort.settings,
         "target": ", ".join(target.name for target in targets),
         "threads": str(targets[0].threads),
         "batch": str(request.batch),
         "calibration method": request.calibration_method,
+        "sensitivity": request.sensitivity,
         "rules": "; ".join(str(rule) for rule in request.rules),
         "seed": str(request.seed),
         "CPU": targets[0].machine.cpu,

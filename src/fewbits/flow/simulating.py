@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Final
 
 from fewbits.evaluation import Scores
 from fewbits.flow.accepting import Decision, all_float, measure_accuracy, refuse
@@ -13,18 +11,15 @@ from fewbits.flow.floats import Floats
 from fewbits.flow.forecast import Forecast, Schemes
 from fewbits.flow.job import Job, Wish
 from fewbits.flow.ranking import harms
+from fewbits.flow.schedule import Punctual, most_trials
 from fewbits.flow.searching import Searched, descend, front_rows, likely
 from fewbits.flow.site import Site
 from fewbits.flow.widths import WidthRanges, calibrate_widths
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.outcome import Outcome
 from fewbits.plan import Plan
-from fewbits.search.descent import Descent
 from fewbits.search.problem import Rung
 from fewbits.verify.acceptance import predicted_verdict
-
-_TRIALS: Final = 8
-"""More than on a runtime, since nothing is timed."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +58,11 @@ def _search(job: Job, forecast: Forecast, planner: _Planner, baseline: Scores) -
     job.progress.stage("trace the front")
     ladder = forecast.ladder(table)
     plans = [planner.of(rung) for rung in ladder]
-    strategy = Descent(_TRIALS)
+    strategy = Punctual(job, most_trials(job))
     job.progress.stage("evaluate plans", strategy.most)
-    descended = descend(job, ladder, plans, baseline, strategy, holds=partial(likely, job, baseline))
+    descended = descend(
+        job, ladder, plans, baseline, strategy, holds=lambda made: likely(job, baseline, made.evaluated)
+    )
     within = [one for one in descended.made if one.row.within]
     best = descended.best
     if not descended.found and within:
@@ -121,7 +118,7 @@ def _accept(job: Job, forecast: Forecast, searched: Searched, baseline: Scores) 
         predicted=costs,
         calibration=searched.plan.calibration,
         tuned_bytes=artifact.size,
-        most_trials=_TRIALS,
+        most_trials=most_trials(job),
         evaluations=job.baseline_evaluations + len(searched.trials) + evaluations,
         best=artifact if unreachable else None,
         best_plan=searched.plan if unreachable else None,

@@ -48,10 +48,13 @@ def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float, *, resu
             *_notes(job, decision),
             *(() if decision.comparison is None else (_shapes(job),)),
             *decision.notes,
+            *job.deadline.notes,
             *(("The run was resumed: the time is that of its last part.",) if resumed else ()),
         ),
         settings=opened.settings,
+        limits=job.limits,
         predicted=decision.predicted,
+        measure=job.measure.name,
     )
 
 

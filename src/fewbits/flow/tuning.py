@@ -1,10 +1,11 @@
-"""tune(): from a trained model and a goal to the fastest or smallest model within it, with the proof."""
+"""tune(): from a trained model and a goal to the best model within it, with the proof."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from time import perf_counter
@@ -12,21 +13,29 @@ from time import perf_counter
 from fewbits.budget import Budget
 from fewbits.costs.place import default_path
 from fewbits.data import DataSource, ImageOptions
-from fewbits.errors import MetricError, UsageError
+from fewbits.errors import MetricError
 from fewbits.evaluation import Scores
 from fewbits.flow.accepting import Decision, accept, decline, refuse
+from fewbits.flow.bounded import bounded, keep, original_misses, original_suffices
 from fewbits.flow.calibrate import calibrate, choose
-from fewbits.flow.floats import time_floats
+from fewbits.flow.effort import Effort
+from fewbits.flow.floats import Floats, time_floats
+from fewbits.flow.goal import budget_of, objective_of
 from fewbits.flow.job import EVALUATION_BATCH, Job, asked
+from fewbits.flow.looks import correction
+from fewbits.flow.most_accurate import search_most_accurate
+from fewbits.flow.pace import Work
 from fewbits.flow.placing import place, starts
 from fewbits.flow.pricing import price
 from fewbits.flow.result import Result
 from fewbits.flow.scratch import scratch_folder
-from fewbits.flow.screening import Screened, screen
+from fewbits.flow.screening import Screened, screen, shares
 from fewbits.flow.searching import search
 from fewbits.flow.setup import Opened, Request, open_request
 from fewbits.flow.simulating import simulate
+from fewbits.flow.smooth import smooth
 from fewbits.flow.summing_up import sum_up
+from fewbits.limits import Limits
 from fewbits.measurement import Interval
 from fewbits.models import ModelSource
 from fewbits.progress import Progress, Silent
@@ -48,12 +57,17 @@ def tune(
     calibration: DataSource | None = None,
     evaluate: str | EvaluateFunction = "agreement",
     higher_is_better: bool | None = None,
-    max_loss: str | float | Budget = "1%",
+    max_loss: str | float | Budget | None = None,
     objective: str = "latency",
+    max_latency: str | float | None = None,
+    max_size: str | float | None = None,
+    max_trials: int | None = None,
+    max_seconds: str | float | None = None,
     target: str = "auto",
     threads: int = 0,
     batch: int = 1,
     calibration_method: str = "auto",
+    sensitivity: str = "auto",
     rules: Sequence[Rule | str] = (),
     images: ImageOptions | None = None,
     out: str | Path | None = None,
@@ -62,7 +76,8 @@ def tune(
     seed: int = 0,
     progress: Progress = _SILENT,
 ) -> Result:
-    """Find the fastest (or smallest) mixed-precision form of `model` that stays within `max_loss`.
+    """Find the fastest (or smallest) mixed-precision form of `model` that stays within `max_loss`, or the most accurate
+    one within limits.
 
     Args:
         model: an ONNX model: path, bytes or ``onnx.ModelProto``; it is never changed.
@@ -70,13 +85,21 @@ def tune(
         calibration: data for the ranges of activations; without it, a part of `data`.
         evaluate: a metric's name, or a function ``evaluate(predict) -> float | per-sample scores``.
         higher_is_better: the direction of your own function (named metrics know theirs).
-        max_loss: ``"1%"`` of the original's score, or an absolute difference such as ``0.01``.
-        objective: ``"latency"`` or ``"size"``.
+        max_loss: ``"1%"`` of the original's score, or an absolute difference such as ``0.01``; without it 1 %, or
+            any for the objective ``"accuracy"``.
+        objective: ``"latency"``, ``"size"``, or ``"accuracy"``: the least loss within `max_latency` and `max_size`.
+        max_latency: the most that a call may take, end to end: ``"5ms"``, or seconds.
+        max_size: the largest file: ``"20MB"``, ``"16MiB"``, or bytes.
+        max_trials: how many plans the search may evaluate; without it 5 (3 for ``"accuracy"``).
+        max_seconds: about how long it may all take: seconds, or ``"10m"``. What can be shortened ends early then, with
+            a note; acceptance is never left out.
         target: the runtime that will serve the model; ``simulated:mpic`` emulates hardware that is not at hand and
             makes the cost small that a model of it predicts (`fewbits.costs.plugins.cost_model`).
         threads: threads of the runtime, 0 for every core.
         batch: samples per call when latency is measured.
         calibration_method: ``auto``, ``minmax``, ``percentile``, ``mse`` or ``entropy``.
+        sensitivity: what harm is when groups are ranked: ``output`` (relative squared error), ``kl`` (divergence of
+            class probabilities), ``loss`` (of the metric, per sample), or ``auto``.
         rules: fixed schemes for groups by name, such as ``"conv_1*=fp32"``; the first match wins.
         images: how images of a folder become input.
         out: the run directory; without it nothing is written.
@@ -90,13 +113,14 @@ def tune(
         ToolError: a file could not be written, or a measuring process died.
     """
     started = perf_counter()
+    aim = objective_of(objective)
     request = Request(
         data,
         calibration,
         evaluate,
         higher_is_better,
-        Budget.parse(max_loss),
-        _objective(objective),
+        budget_of(max_loss, aim),
+        aim,
         target,
         threads,
         batch,
@@ -105,11 +129,14 @@ def tune(
         images,
         seed,
         default_path(os.environ, Path.home()),
+        Limits.parse(max_latency, max_size),
+        Effort.parse(max_trials, max_seconds),
+        sensitivity,
     )
     with scratch_folder() as scratch:
         opened = open_request(model, request, progress)
         with _run(out, opened, force=force, resume=resume) as run:
-            job = opened.job(run.journal, scratch, progress)
+            job = opened.job(run.journal, scratch, progress, perf_counter, started)
             decision = decide(job)
             record = sum_up(job, opened, decision, perf_counter() - started, resumed=run.resumed)
             serving = job.site(decision.target).target
@@ -136,13 +163,17 @@ def decide(job: Job) -> Decision:
     if any(is_simulated(site.name) for site in job.sites):
         return simulate(job, _baseline)
     if not any(starts(job, site) for site in job.sites):
-        return refuse(job, time_floats(job))
+        floats = time_floats(job)
+        return bounded(job, floats, refuse(job, floats))
     # Before anything that takes long: a metric that does not work is the likeliest mistake.
     baseline = _baseline(job)
     floats = time_floats(job)
+    if original_suffices(job, floats):
+        return keep(job, floats)
+    job = smooth(job)
     job = replace(job, sites=price(job))
     if not any(starts(job, site) for site in job.sites):
-        return replace(refuse(job, floats), evaluations=job.baseline_evaluations)
+        return bounded(job, floats, replace(refuse(job, floats), evaluations=job.baseline_evaluations))
     ranges = calibrate(job)
     first = next(iter(ranges))
     placed = place(job, floats, lambda site, asked: job.plan(site, asked, ranges[first], first))
@@ -152,16 +183,22 @@ def decide(job: Job) -> Decision:
     screened = screen(job, site, plan)
     if screened.reverted:
         plan = job.plan(site, asked(plan, screened.reverted), plan.ranges, plan.calibration)
-    correction = placed.correction(job, site)
+    looks = tuple(placed.looks.values())
+    learned = correction(job, site, looks)
     gained = placed.comparison.speedups[placed.name]
     if not plan.low:
         decision = decline(job, site, floats, _nothing_ran(screened), placed.comparison, screened)
-    elif job.objective is Objective.LATENCY and _hopeless(gained) and not screened.reverted:
+    elif _hopeless(job, floats, gained) and not screened.reverted:
         decision = decline(job, site, floats, _no_gain(gained), placed.comparison, screened)
     else:
-        searched = search(job, site, plan, baseline, correction, tuple(placed.looks.values()), floats)
+        find = search_most_accurate if job.objective is Objective.ACCURACY else search
+        searched = find(job, site, plan, baseline, looks, floats)
+        if searched.plan.target != site.name:
+            site = job.site(searched.plan.target)
+            screened = shares(job, site, searched.plan)
+        learned = searched.correction
         decision = accept(job, site, floats, searched, baseline, screened)
-    return replace(decision, plans=placed.comparison, correction=correction)
+    return replace(bounded(job, floats, decision), plans=placed.comparison, correction=learned)
 
 
 def _baseline(job: Job) -> Scores:
@@ -171,22 +208,30 @@ def _baseline(job: Job) -> Scores:
 
     def measure() -> Scores:
         if not evaluator.uses_split:
-            return check_repeatable(evaluator, job.original, selection, EVALUATION_BATCH)
+            twice = partial(check_repeatable, evaluator, job.original, selection, EVALUATION_BATCH)
+            return job.pace.timed(Work.EVALUATION, twice, 2)
         few = job.splits.search.take(range(min(_REPEATED_SAMPLES, job.splits.search.samples)))
         check_repeatable(evaluator, job.original, few, EVALUATION_BATCH)
-        whole = evaluator(job.original, selection, EVALUATION_BATCH)
+        whole = job.pace.timed(Work.EVALUATION, lambda: evaluator(job.original, selection, EVALUATION_BATCH))
         if not isfinite(whole.value):
             raise MetricError(f"{evaluator.name} gives {whole.value} for the original model; check labels and data")
         return whole
 
     scores = job.journal.step("baseline", evaluator.name, Scores, measure)
     job.budget.scale(scores)
+    if job.measure.scored and not scores.per_sample:
+        raise MetricError(
+            f"sensitivity by {job.measure.name} needs one score per sample, and {evaluator.name} gives one for all; "
+            "return one per sample, or measure it by output"
+        )
     job.progress.advance(f"{evaluator.name} {scores.value:.5g}")
     return scores
 
 
-def _hopeless(speedup: Interval) -> bool:
-    return speedup.high <= 1
+def _hopeless(job: Job, floats: Floats, speedup: Interval) -> bool:
+    """Whether the fastest plan gains nothing: it is slower than the original, which is no reason to keep one that
+    misses a limit."""
+    return job.objective is Objective.LATENCY and speedup.high <= 1 and not original_misses(job, floats)
 
 
 def _no_gain(speedup: Interval) -> str:
@@ -205,10 +250,3 @@ def _run(out: str | Path | None, opened: Opened, *, force: bool, resume: bool) -
     if out is None:
         return Run.in_memory()
     return Run.create(Path(out), opened.settings, force=force, resume=resume, reads=opened.files)
-
-
-def _objective(text: str) -> Objective:
-    try:
-        return Objective(text)
-    except ValueError as error:
-        raise UsageError(f"unknown objective {text!r}; choose {' or '.join(Objective)}") from error

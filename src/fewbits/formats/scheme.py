@@ -7,6 +7,7 @@ The text form round-trips:
 ``bf16``, ``fp16``                     both operands cast to that format, results cast back
 ``w:int8r/channel a:uint8/tensor``     codes with ranges found by calibration (static)
 ``w:int8r/channel a:uint8/token dynamic``  codes of the activation with a range found at every call
+``w:int8r/channel a:uint8/tensor smoothed``  static, large channels of the activation moved into the weight before
 ``w:int4r/g32@0``                      the weight alone is stored in codes, products are computed in fp32
 =====================================  ==========================================================================
 
@@ -15,7 +16,7 @@ The text form round-trips:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fewbits.errors import FormatError, SchemeError
 from fewbits.formats.floating import BF16 as BF16_ELEMENT
@@ -27,6 +28,7 @@ from fewbits.formats.scaled import Format, ScaledFormat
 from fewbits.formats.text import format_text, parse
 
 _DYNAMIC = "dynamic"
+_SMOOTHED = "smoothed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +36,23 @@ class Scheme:
     """Formats of both operands of a group; both ``None`` means that it stays in fp32.
 
     Without a scale (bf16, fp16) an operand is cast; an `activation` of ``None`` beside a `weight` leaves the
-    activation in fp32. `dynamic` activations find their range at every call.
+    activation in fp32. `dynamic` activations find their range at every call; `smoothed` ones are static, divided by a
+    factor for each channel that the weight is multiplied by (SmoothQuant, Xiao et al. 2023, section 4).
     Raises SchemeError for combinations that mean nothing.
     """
 
     weight: Format | None = None
     activation: Format | None = None
     dynamic: bool = False
+    smoothed: bool = False
 
     def __post_init__(self) -> None:
         if self.weight is None and self.activation is not None:
             raise SchemeError("a scheme that names an activation (a:) names the second operand (w:) too")
         if self.dynamic and not isinstance(self.activation, ScaledFormat):
             raise SchemeError("only an activation in codes can find its range at every call (dynamic)")
+        if self.smoothed and (self.dynamic or not isinstance(self.activation, ScaledFormat)):
+            raise SchemeError("only an activation in static codes is smoothed")
         if isinstance(self.weight, FloatFormat) != isinstance(self.activation, FloatFormat):
             raise SchemeError("a cast has the same format for both operands, for example bf16")
         if isinstance(self.weight, FloatFormat) and self.weight != self.activation:
@@ -87,7 +93,7 @@ class Scheme:
         if self.is_cast:
             return format_text(self.weight)
         text = f"w:{format_text(self.weight)} a:{format_text(self.activation)}"
-        return f"{text} {_DYNAMIC}" if self.dynamic else text
+        return " ".join([text, *[_DYNAMIC] * self.dynamic, *[_SMOOTHED] * self.smoothed])
 
     @classmethod
     def parse(cls, text: str) -> Scheme:
@@ -95,12 +101,12 @@ class Scheme:
         words = text.split()
         if text in _SHORT:
             return _SHORT[text]
-        dynamic = words[-1:] == [_DYNAMIC]
+        dynamic, smoothed = words[-1:] == [_DYNAMIC], words[-1:] == [_SMOOTHED]
         parts = dict(word.split(":", 1) for word in words if ":" in word)
-        if len(parts) != len(words) - dynamic or not {"w"} <= set(parts) <= {"w", "a"}:
+        if len(parts) != len(words) - dynamic - smoothed or not {"w"} <= set(parts) <= {"w", "a"}:
             raise SchemeError(f"{text!r} is not a scheme; choose fp32, bf16, fp16, int8 or for example '{INT8_STATIC}'")
         activation = _operand(parts["a"], text) if "a" in parts else None
-        return cls(_operand(parts["w"], text), activation, dynamic)
+        return cls(_operand(parts["w"], text), activation, dynamic, smoothed)
 
 
 def _operand(text: str, scheme: str) -> ScaledFormat:
@@ -142,6 +148,8 @@ INT8_PAIR = Scheme(INT8_TENSOR, UINT8_TENSOR)
 """For products of two activations, and joints: one scale for each operand."""
 INT8_SYMMETRIC_PAIR = Scheme(INT8_TENSOR, INT8_TENSOR)
 """The same without zero points, which OpenVINO's attention wants."""
+INT8_SMOOTHED = replace(INT8_STATIC, smoothed=True)
+INT8_SYMMETRIC_SMOOTHED = replace(INT8_SYMMETRIC, smoothed=True)
 INT8_DYNAMIC = Scheme(INT8_CHANNEL, UINT8_TENSOR, dynamic=True)
 INT8_WEIGHT = Scheme(INT8_CHANNEL)
 INT8_BLOCKS = Scheme(ScaledFormat(INT8R, Group(32, 0)))

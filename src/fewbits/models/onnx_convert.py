@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -26,6 +26,7 @@ from fewbits.models.onnx_lower import MatMulToGemm
 from fewbits.models.onnx_opset import raised
 from fewbits.models.onnx_quantize import InsertQuantizers
 from fewbits.models.onnx_recurrent import CodeRecurrent
+from fewbits.models.onnx_smooth import SmoothOperands
 from fewbits.models.onnx_spread import SpreadCasts
 from fewbits.models.onnx_store import StoreWeights
 from fewbits.placement import place
@@ -65,6 +66,7 @@ def _coded(
 ) -> ir.Model:
     """`copy` with codes and casts, in the form that a runtime wants."""
     static = {name: made for name, made in low.items() if schemes[name].is_static}
+    copy = _passed(copy, SmoothOperands(low, schemes, plan.smoothing))
     stored = [name for name, scheme in schemes.items() if scheme.dynamic or scheme.is_weight_only]
     lower = MatMulToGemm(static if form.gemm else {})
     copy = _passed(copy, GemmToMatMul(stored), lower, common.RemoveUnusedNodesPass())
@@ -80,7 +82,7 @@ def _coded(
             groups, {name: schemes[name] for name in static}, placement, ChainMap(dict(plan.ranges), aliases)
         ),
         CastOperands(groups, schemes),
-        SpreadCasts([node for made in groups.values() for node in made.nodes], _endless(lowered)),
+        SpreadCasts(_decided(lowered, groups.values()), _endless(lowered)),
         CancelCasts(),
         common.RemoveUnusedNodesPass(),
         *((IsolateFloat(static), SeparateActivations(static), ShieldBodies()) if form.isolates else ()),
@@ -103,6 +105,11 @@ def _low(graph: Graph, plan: Plan, form: Dialect) -> dict[str, Group]:
 
 def _endless(graph: Graph) -> list[str]:
     return [name for name, tensor in graph.tensors.items() if not tensor.finite]
+
+
+def _decided(graph: Graph, groups: Iterable[Group]) -> list[str]:
+    """The nodes of the groups that a plan decides about; a sum that masks is no choice, it goes with its neighbours."""
+    return [node for made in groups if made.is_product or graph.tensors[made.output].finite for node in made.nodes]
 
 
 def _holds_norm(graph: Graph, made: Group) -> bool:

@@ -1,8 +1,9 @@
 """bf16 regions: what stands between bf16 products and is no group of its own computes in bf16, too.
 
 Casts are then left at the borders of a region only, as when a runtime is told to run a whole model in bf16. float32's
-exponents are bf16's, so nothing overflows that did not before; fp16 has no such regions. Values that stand for
-infinity (masks) stay out: rounded to bf16 they would be infinite.
+exponents are bf16's, so nothing overflows that did not before; fp16 has no such regions. The exception are values that
+stand for infinity: rounded to bf16, the lowest float32 would be infinite. Where one is added (an attention mask), it is
+clipped to what bf16 holds first; everywhere else it stays out.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from fewbits.data.batches import Array
-from fewbits.models.onnx_names import Names, array_of
+from fewbits.formats.floating import BF16
+from fewbits.models.onnx_names import Names, array_of, insert_after
 
 _LOW = ir.DataType.BFLOAT16
+_ENDS = {"low": -BF16.max, "high": BF16.max}
 _OPERATORS = frozenset(
     {"Add", "Sub", "Mul", "Div", "Sqrt", "Erf", "Tanh", "Sigmoid", "Gelu", "Softmax", "LayerNormalization"}
     | {"Relu", "Clip", "HardSwish", "LeakyRelu", "Elu", "Exp", "Neg", "Abs", "ReduceMean", "GlobalAveragePool"}
@@ -38,7 +40,7 @@ class SpreadCasts(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Change `model`; the result says whether any node computes in bf16 now that did not before."""
         names = Names(model)
-        constants: dict[ir.Value, ir.Value] = {}
+        stored: dict[ir.Value, ir.Value] = {}
         modified = False
         for node in list(model.graph):
             if node.domain or node.op_type not in _OPERATORS or node.name in self._taken or len(node.outputs) != 1:
@@ -48,37 +50,51 @@ class SpreadCasts(ir.passes.InPlacePass):
             for index, value in enumerate(node.inputs):
                 if value is None or value.dtype is not ir.DataType.FLOAT:
                     continue
-                wide = value.producer()
-                if value.const_value is not None:
-                    if value not in constants:
-                        constants[value] = names.constant(f"{value.name}.bfloat16", _small(value))
-                    node.replace_input_with(index, constants[value])
-                elif wide is not None:
-                    node.replace_input_with(index, wide.inputs[0])
+                if value not in stored:
+                    stored[value] = _narrow(model, names, value)
+                node.replace_input_with(index, stored[value])
             _widen_behind(model, names, node)
             modified = True
         return ir.passes.PassResult(model, modified)
 
     def _reads_bf16(self, node: ir.Node) -> bool:
-        """Whether every float operand of `node` is a constant, or cast from bf16, at least one of these."""
+        """Whether every float operand of `node` is a constant, a mask or cast from bf16, at least one of these."""
         result = node.outputs[0]
-        if result.dtype is not ir.DataType.FLOAT or result.name in self._infinite or result.is_graph_output():
+        if result.dtype is not ir.DataType.FLOAT or result.is_graph_output():
             return False
         given = [value for value in node.inputs if value is not None and value.dtype is ir.DataType.FLOAT]
-        inner = [value for value in given if value.const_value is None]
-        constants = [value for value in given if value.const_value is not None]
-        return (
-            bool(inner)
-            and all(_is_widened(value) and value.name not in self._infinite for value in inner)
-            and all(
-                np.isfinite(array_of(value).astype(ml_dtypes.bfloat16).astype(np.float32)).all() for value in constants
-            )
-        )
+        low = [value for value in given if _is_widened(value)]
+        others = [value for value in given if not _is_widened(value)]
+        # Behind a clipped mask, what is infinite by the graph alone is no longer.
+        return bool(low) and all(self._is_mask(node, value) or _is_held(value) for value in others)
+
+    def _is_mask(self, node: ir.Node, value: ir.Value) -> bool:
+        return node.op_type == "Add" and value.name in self._infinite
 
 
-def _small(value: ir.Value) -> Array:
+def _is_held(value: ir.Value) -> bool:
+    """Whether `value` is a constant that bf16 holds."""
+    if value.const_value is None:
+        return False
     with np.errstate(over="ignore"):
-        return array_of(value).astype(ml_dtypes.bfloat16)
+        return bool(np.isfinite(array_of(value).astype(ml_dtypes.bfloat16).astype(np.float32)).all())
+
+
+def _narrow(model: ir.Model, names: Names, value: ir.Value) -> ir.Value:
+    """`value` in bf16: what it was cast from, or itself within bf16's limits."""
+    producer = value.producer()
+    if producer is not None and _is_widened(value) and producer.inputs[0] is not None:
+        return producer.inputs[0]
+    name = f"{value.name}.bfloat16"
+    if value.const_value is not None:
+        return names.constant(name, np.clip(array_of(value), -BF16.max, BF16.max).astype(ml_dtypes.bfloat16))
+    ends = [names.constant(f"{name}.{end}", np.array(limit, np.float32)) for end, limit in _ENDS.items()]
+    clip = names.node("Clip", [value, *ends], f"{name}.clipped", f"{name}.clip")
+    clip.outputs[0].shape, clip.outputs[0].type = value.shape, value.type
+    cast = names.node("Cast", [clip.outputs[0]], name, f"{name}.quantize", {"to": int(_LOW)})
+    cast.outputs[0].shape, cast.outputs[0].type = value.shape, ir.TensorType(_LOW)
+    insert_after(model, value, clip, cast)
+    return cast.outputs[0]
 
 
 def _is_widened(value: ir.Value) -> bool:

@@ -12,7 +12,8 @@ _KNOWN: Final = {str(FP32): "fp32", str(BF16): "bf16", str(FP16): "fp16", str(IN
 
 
 def scheme_labels(schemes: Iterable[str]) -> dict[str, str]:
-    """Scheme to label: the well-known ones by their names, weights alone as ``w8`` or ``w4``, and ``-2``, ``-3``, …
+    """Scheme to label: the well-known ones by their names, weights alone as ``w8`` or ``w4``,
+    ranges found at every call with a ``d``, smoothed ones with a ``~``, and ``-2``, ``-3``, …
     behind a label that stands for another scheme already."""
     labels: dict[str, str] = {}
     for scheme in dict.fromkeys(schemes):
@@ -30,4 +31,4 @@ def _short(scheme: Scheme) -> str:
     activation = integer(scheme.activation).bits
     if activation != bits:
         return f"w{bits}a{activation}"
-    return f"int{bits}d" if scheme.dynamic else f"int{bits}"
+    return f"int{bits}{'d' if scheme.dynamic else ''}{'~' if scheme.smoothed else ''}"

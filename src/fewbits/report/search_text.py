@@ -7,6 +7,7 @@ from typing import Final
 
 from fewbits.measurement import Comparison
 from fewbits.record import FrontRow, GroupRow, RunRecord, SchemeRow
+from fewbits.report.harm import HarmText, harm_text
 from fewbits.report.labels import scheme_labels
 from fewbits.report.predicted import amount
 from fewbits.report.table import heading, paragraph, table
@@ -57,7 +58,8 @@ def front(record: RunRecord) -> list[str]:
         return []
     relative = record.accuracy is not None and record.accuracy.relative
     shown = _spread_out(record.front)
-    in_bytes = record.objective == "size"
+    in_bytes = record.objective == "size" or (record.objective == "accuracy" and record.limits.seconds is None)
+    harm = harm_text(record.measure)
     # Where the hardware is not at hand, costs are in the unit of their model.
     unit = next((cost.unit for cost in record.predicted), "")
     rows = [
@@ -66,14 +68,14 @@ def front(record: RunRecord) -> list[str]:
             str(place + 1),
             str(row.low),
             amount(row.cost) if unit else readable_bytes(round(row.cost)) if in_bytes else milliseconds(row.cost),
-            f"{significant(row.harm * 100, 2)}%",
+            harm.figure(row.harm),
             _loss(row, relative=relative),
             milliseconds(row.seconds) if row.seconds >= 0 else "-",
         )
         for place, row in shown
     ]
     cost = unit or ("weights" if in_bytes else "ms")
-    headers = ("", "plan", "low", cost, "output error", "loss", "measured ms")
+    headers = ("", "plan", "low", cost, harm.title, "loss", "measured ms")
     columns = len(headers) - bool(unit)
     return [
         heading(f"Predicted front ({len(shown)} of {len(record.front)} plans)"),
@@ -83,7 +85,7 @@ def front(record: RunRecord) -> list[str]:
             "low: groups that leave fp32. "
             + (f"{unit}: predicted, by a model. " if unit else "")
             + ("" if unit else "weights: predicted bytes. " if in_bytes else "ms: predicted, by measured costs. ")
-            + "output error: predicted, squared and relative. loss: on the selection data. "
+            + f"{harm.together}. loss: on the selection data. "
             + ("" if unit else "measured ms: of the whole model, end to end. ")
             + "*: chosen."
         ),
@@ -117,11 +119,14 @@ def matter_most(record: RunRecord) -> list[str]:
     ranked = sorted(known, key=lambda row: -max(_saved(row) / seconds, _harm(row) / harms))[:_SHOWN_GROUPS]
     labels = scheme_labels(one.scheme for row in record.groups for one in row.schemes)
     unit = next((cost.unit for cost in record.predicted), "")
+    harm = harm_text(record.measure)
     rows = [
         (
             shortened(row.name, _NAME_WIDTH),
             labels.get(row.scheme, row.scheme),
-            ", ".join(_option(one, labels[one.scheme], unit) for one in row.schemes if not (unit and one.refusal)),
+            ", ".join(
+                _option(one, labels[one.scheme], unit, harm) for one in row.schemes if not (unit and one.refusal)
+            ),
         )
         for row in ranked
     ]
@@ -131,19 +136,19 @@ def matter_most(record: RunRecord) -> list[str]:
         "",
         *paragraph(
             ("scheme: " + (f"predicted {unit}" if unit else "us on its own, with conversions from and to fp32"))
-            + "; in brackets the relative squared error of the outputs that it alone causes, with its standard error."
+            + f"; in brackets {harm.alone}."
         ),
     ]
 
 
-def _option(one: SchemeRow, label: str, unit: str) -> str:
+def _option(one: SchemeRow, label: str, unit: str, harm: HarmText) -> str:
     if one.refusal:
         return f"{label} refused"
     total = one.entry + one.compute + one.exit
     text = f"{label} {amount(total) if unit else microseconds(total)}"
     if one.harm < 0:
         return text
-    return f"{text} ({significant(one.harm * 100, 2)}% +- {significant(one.harm_error * 100, 1)})"
+    return f"{text} ({harm.with_error(one.harm, one.harm_error)})"
 
 
 def _saved(row: GroupRow) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from math import isfinite
 from statistics import median
 
 from fewbits.formats.scheme import FP32
 from fewbits.measurement import Comparison, Interval, Latency
 from fewbits.outcome import Outcome
 from fewbits.record import Accuracy, GroupRow, RunRecord
+from fewbits.report.harm import HarmText, harm_text
 from fewbits.report.labels import scheme_labels
 from fewbits.report.predicted import predicted_row
 from fewbits.report.search_text import front, matter_most, plans, runtimes
@@ -52,7 +54,7 @@ def summary(record: RunRecord) -> str:
     """What came out, in a screenful: outcome, reason, and the table of the original and the result."""
     lines = [
         f"{_title(record.outcome)}: {shortened(record.model, 60)}",
-        *paragraph(record.outcome.advice),
+        *paragraph(record.outcome.predicted_advice if record.predicted else record.outcome.advice),
         *(paragraph(f"Reason: {record.reason}") if record.reason else ()),
         "",
         *table(("", "original", _result_title(record), "change"), _comparison_rows(record)),
@@ -145,6 +147,7 @@ def _how_measured(record: RunRecord) -> str:
 
 def _accuracy_text(accuracy: Accuracy, *, own_data: bool) -> str:
     allowed = f"{accuracy.max_loss * 100:g}% of the original's" if accuracy.relative else f"{accuracy.max_loss:g}"
+    allowed = allowed if isfinite(accuracy.max_loss) else "any"
     what = "on data of its own" if own_data else f"{accuracy.samples} samples used once"
     return f"{accuracy.metric}: {accuracy.direction} is better, allowed loss {allowed}, {what}."
 
@@ -152,8 +155,10 @@ def _accuracy_text(accuracy: Accuracy, *, own_data: bool) -> str:
 def _settings(record: RunRecord) -> list[str]:
     rows = [
         ("objective", record.objective),
+        *((("limits", str(record.limits)),) if record.limits.any else ()),
         ("target", f"{record.target}, {record.threads} thread{'s' if record.threads != 1 else ''}"),
         ("calibration", record.calibration or "-"),
+        ("sensitivity", record.measure),
         ("evaluations", f"{record.evaluations} of at most {record.max_evaluations}"),
         ("time", readable_time(record.seconds)),
         ("model sha256", record.model_sha256),
@@ -189,13 +194,14 @@ def _groups(record: RunRecord) -> list[str]:
         for number, reason in enumerate(dict.fromkeys(row.reason for row in record.groups if row.reason), 1)
     }
     headers = ("group", "scheme", "sens.", "fp32 us", "low us", "kernel", "ran in", "why")
-    rows = [_group_row(row, labels, reasons) for row in record.groups]
+    harm = harm_text(record.measure)
+    rows = [_group_row(row, labels, reasons, harm) for row in record.groups]
     low = sum(row.scheme != str(FP32) for row in record.groups)
     lines = [heading(f"Groups ({low} of {len(record.groups)} in low precision)")]
     lines += table(headers, rows, right=(2, 3, 4))
     lines.append("")
     lines += paragraph(
-        "sens.: relative output error that the low-precision form of this group alone causes. "
+        f"sens.: {harm.name} that the low-precision form of this group alone causes. "
         "us: microseconds per call in the whole model. -: not measured on its own."
     )
     for label, scheme in ((label, scheme) for scheme, label in labels.items() if label != scheme):
@@ -205,11 +211,11 @@ def _groups(record: RunRecord) -> list[str]:
     return lines
 
 
-def _group_row(row: GroupRow, labels: Mapping[str, str], reasons: Mapping[str, int]) -> tuple[str, ...]:
+def _group_row(row: GroupRow, labels: Mapping[str, str], reasons: Mapping[str, int], harm: HarmText) -> tuple[str, ...]:
     return (
         shortened(row.name, _NAME_WIDTH),
         labels[row.scheme],
-        "-" if row.sensitivity < 0 else f"{significant(row.sensitivity * 100, 2)}%",
+        "-" if row.sensitivity < 0 else harm.figure(row.sensitivity),
         microseconds(row.float_seconds),
         microseconds(row.low_seconds),
         shortened(row.kernel, _KERNEL_WIDTH) or "-",

@@ -1,1 +1,1 @@
-"""What each group costs in output error when it alone leaves fp32."""
+"""What each group costs in output error, divergence or score when it alone leaves fp32."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Harm:
-    """Squared output error that a scheme of one group alone causes, relative to the squared output, with its standard
+    """What a scheme of one group alone does, by one of the measures (`fewbits.sensitivity.measure`), with its standard
     error (over samples; 0 where it was derived and not measured)."""
 
     value: float

@@ -14,8 +14,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from fewbits.data.batches import Arrays
 from fewbits.errors import DataError, ModelError
-from fewbits.formats.scheme import BF16, FP16, INT4_BLOCKS, INT8_BLOCKS, INT8_DYNAMIC
-from fewbits.graph import Graph
+from fewbits.formats.scheme import BF16, FP16, INT4_BLOCKS, INT8_BLOCKS, INT8_DYNAMIC, INT8_SMOOTHED
+from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
 from fewbits.machine import Machine
 from fewbits.models.protocol import Artifact
@@ -88,7 +88,8 @@ class OnnxRuntime:
 
     def menu(self, graph: Graph, group: Group) -> Menu:
         """What can be asked for `group` here."""
-        return menu(graph, group, _SCHEMES)
+        smoothed = (INT8_SMOOTHED,) if group.weight and group.kind in (Kind.MATMUL, Kind.GEMM) else ()
+        return menu(graph, group, (*smoothed, *_SCHEMES))
 
     def open(self, artifact: Artifact) -> OnnxRuntimeSession:
         """Load `artifact`. Raises ModelError with the runtime's own words."""

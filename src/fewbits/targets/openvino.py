@@ -15,7 +15,15 @@ import openvino as ov
 
 from fewbits.data.batches import Arrays
 from fewbits.errors import DataError, ModelError
-from fewbits.formats.scheme import BF16, FP16, INT8_SYMMETRIC, INT8_SYMMETRIC_PAIR, INT8_WEIGHT
+from fewbits.formats.scheme import (
+    BF16,
+    FP16,
+    INT8_SMOOTHED,
+    INT8_SYMMETRIC,
+    INT8_SYMMETRIC_PAIR,
+    INT8_SYMMETRIC_SMOOTHED,
+    INT8_WEIGHT,
+)
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
 from fewbits.machine import Machine
@@ -95,7 +103,8 @@ class OpenVino:
         """What can be asked for `group` here."""
         # A zero point of the activation costs a product by a matrix a correction; a convolution pads with it for free.
         symmetric = (INT8_SYMMETRIC,) if group.weight and group.kind in (Kind.MATMUL, Kind.GEMM) else ()
-        return menu(graph, group, (*symmetric, *_SCHEMES), INT8_SYMMETRIC_PAIR)
+        smoothed = (INT8_SMOOTHED, INT8_SYMMETRIC_SMOOTHED) if symmetric else ()
+        return menu(graph, group, (*symmetric, *smoothed, *_SCHEMES), INT8_SYMMETRIC_PAIR)
 
     def open(self, artifact: Artifact) -> OpenVinoSession:
         """Compile `artifact`. Raises ModelError with the runtime's own words."""

@@ -13,16 +13,21 @@ from fewbits.measurement import Comparison, Interval
 from fewbits.outcome import Outcome
 from fewbits.record import Accuracy, PredictedCost
 from fewbits.verify.paired import difference_interval, mean_interval
+from fewbits.verify.resampling import first_samples, resampled_loss, resampled_score
+from fewbits.verify.within import Limited
 
 _ONE_ERROR: Final = 0.6827
 """Confidence of an interval that reaches one standard error to both sides."""
+_FREE: Final = Limited()
+_NOTHING_BETTER: Final = "The original is within the limits, and nothing is more accurate than it."
 
 
 class Objective(StrEnum):
-    """What is made as low as the accuracy budget allows."""
+    """What is made as low as the accuracy budget allows; or the accuracy, as high as the limits allow."""
 
     LATENCY = "latency"
     SIZE = "size"
+    ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Verdict:
 def compare_accuracy(name: str, direction: Direction, original: Scores, tuned: Scores, budget: Budget) -> Accuracy:
     """The metric `name` of both models on the acceptance split, with intervals.
 
-    Scores without per-sample entries give intervals of width 0.
+    A single number gives intervals of width 0.
 
     Raises:
         MetricError: a relative budget with an original score of 0, or scores of different samples.
@@ -69,16 +74,17 @@ def holds_for_sure(accuracy: Accuracy) -> bool:
 
 
 def likely_holds(original: Scores, tuned: Scores, budget: Budget, direction: Direction) -> bool:
-    """Whether the loss and one standard error of it are within `budget`; what has no per-sample scores says nothing of
-    its error, so that the loss alone counts.
+    """Whether the loss and one standard error of it are within `budget`; a single number says nothing of its error, so
+    that the loss alone counts.
 
     `tuned` may have scored the first samples of `original` alone. Whoever picks the cheapest of several plans picks
     those whose loss happens to be low: without a margin, every second one would miss a budget that it just held.
     """
-    if not budget.holds(budget.loss(original, tuned, direction)):
-        return False
+    if tuned.pooled.rows:
+        paired, scale = first_samples(original, tuned.samples), budget.scale(original)
+        return budget.holds(resampled_loss(paired, tuned, direction, scale=scale, confidence=_ONE_ERROR).high)
     if not tuned.per_sample:
-        return True
+        return budget.holds(budget.loss(original, tuned, direction))
     before = original.per_sample[: len(tuned.per_sample)]
     pair = (before, tuned.per_sample) if direction is Direction.HIGHER else (tuned.per_sample, before)
     return budget.holds(difference_interval(*pair, _ONE_ERROR).high / budget.scale(original))
@@ -95,14 +101,25 @@ def is_faster(gain: Interval) -> bool:
 
 
 def verdict(
-    objective: Objective, accuracy: Accuracy, gain: Interval | None, original_bytes: int, tuned_bytes: int
+    objective: Objective,
+    accuracy: Accuracy,
+    gain: Interval | None,
+    original_bytes: int,
+    tuned_bytes: int,
+    limited: Limited = _FREE,
 ) -> Verdict:
     """The outcome of a tuned model: `gain` is its paired speedup over the original, ``None`` if it was not timed.
 
-    A loss beyond the budget is ``budget_unreachable``; no sure gain on the objective is ``kept_original``;
-    else ``met``. The budget is held against the measured loss; the reason says if its interval reaches beyond.
+    A loss beyond the budget, or a limit that the tuned model misses, is ``budget_unreachable``; no sure gain on the
+    objective is ``kept_original``, unless the original misses a limit, which is reason enough to replace it; else
+    ``met``. Budget and limits are held against what was measured; the reason says if an interval reaches beyond.
     """
-    return _verdict(accuracy, *_GAINS[objective](gain, original_bytes, tuned_bytes))
+    if holds(accuracy) and limited.tuned_misses:
+        return Verdict(Outcome.BUDGET_UNREACHABLE, f"{limited.tuned_misses} {_within(accuracy)}.")
+    better, what = _GAINS[objective](gain, original_bytes, tuned_bytes)
+    instead = limited.original_misses
+    said = (what, limited.kept, instead) if better or instead else (what or _NOTHING_BETTER,)
+    return _verdict(accuracy, better or bool(instead), " ".join(one for one in said if one))
 
 
 def predicted_verdict(accuracy: Accuracy, cost: PredictedCost) -> Verdict:
@@ -124,14 +141,17 @@ def _predicted_gain(cost: PredictedCost) -> tuple[bool, str]:
 
 def _verdict(accuracy: Accuracy, better: bool, what: str) -> Verdict:
     if not holds(accuracy):
-        return Verdict(
-            Outcome.BUDGET_UNREACHABLE, f"{_loss_text(accuracy)}, more than the allowed {_budget(accuracy)}."
-        )
+        beyond = f", more than the allowed {_budget(accuracy)}" if _budget(accuracy).is_limit else ""
+        return Verdict(Outcome.BUDGET_UNREACHABLE, f"{_loss_text(accuracy)}{beyond}.")
     if not better:
         return Verdict(Outcome.KEPT_ORIGINAL, what)
-    return Verdict(
-        Outcome.MET, f"{what} {_loss_text(accuracy)}, within the allowed {_budget(accuracy)}{_doubt(accuracy)}."
-    )
+    return Verdict(Outcome.MET, f"{what} {_within(accuracy)}.")
+
+
+def _within(accuracy: Accuracy) -> str:
+    if not _budget(accuracy).is_limit:
+        return _loss_text(accuracy)
+    return f"{_loss_text(accuracy)}, within the allowed {_budget(accuracy)}{_doubt(accuracy)}"
 
 
 def _latency_gain(gain: Interval | None, _original_bytes: int, _tuned_bytes: int) -> tuple[bool, str]:
@@ -154,7 +174,12 @@ def _size_gain(gain: Interval | None, original_bytes: int, tuned_bytes: int) -> 
     return True, f"The tuned model has {figure}.{note}"
 
 
-_GAINS = {Objective.LATENCY: _latency_gain, Objective.SIZE: _size_gain}
+def _accuracy_gain(_gain: Interval | None, _original_bytes: int, _tuned_bytes: int) -> tuple[bool, str]:
+    """Nothing is more accurate than the original: another model is only of use where that is beyond a limit."""
+    return False, ""
+
+
+_GAINS = {Objective.LATENCY: _latency_gain, Objective.SIZE: _size_gain, Objective.ACCURACY: _accuracy_gain}
 
 
 def _budget(accuracy: Accuracy) -> Budget:
@@ -164,10 +189,14 @@ def _budget(accuracy: Accuracy) -> Budget:
 def _mean(scores: Scores) -> Interval:
     if scores.per_sample:
         return mean_interval(scores.per_sample)
+    if scores.pooled.rows:
+        return resampled_score(scores)
     return Interval(scores.value, scores.value, scores.value)
 
 
 def _loss(original: Scores, tuned: Scores, budget: Budget, direction: Direction) -> Interval:
+    if original.pooled.rows:
+        return resampled_loss(original, tuned, direction, scale=budget.scale(original))
     value = budget.loss(original, tuned, direction)
     if not original.per_sample:
         return Interval(value, value, value)

@@ -14,7 +14,7 @@ from fewbits.data.batches import Array, Arrays, Batch, Dataset
 from fewbits.data.callables import load_callable, running
 from fewbits.data.checks import conform
 from fewbits.errors import MetricError
-from fewbits.evaluation import Direction, Evaluator, Predict, Scores
+from fewbits.evaluation import Direction, Evaluator, Pooled, Predict, Scores
 from fewbits.graph import Tensor
 from fewbits.metric_rows import Rows
 from fewbits.metrics import Metric, metric
@@ -74,16 +74,23 @@ class MetricEvaluator:
                 "or use cosine or agreement, which compare with the original model"
             )
         rows = np.concatenate(list(self._rows(predict, split, batch)))
-        per_sample = tuple(rows.tolist()) if self.metric.per_sample else ()
-        return Scores(self.metric.value(rows), split.samples, per_sample)
+        value = self.metric.value(rows)
+        if self.metric.per_sample:
+            return Scores(value, split.samples, tuple(rows.tolist()))
+        return Scores(value, split.samples, pooled=Pooled(str(self.metric), tuple(map(tuple, rows.tolist()))))
 
     def _rows(self, predict: Predict, split: Dataset, batch: int) -> Iterator[Rows]:
         references = self._remembered(split, batch) if self.needs_reference else repeat(None)
+        seen = 0
         for given, remembered in zip(split.batches(batch), references, strict=False):
             reference = given.labels if remembered is None else remembered
             if reference is None:
                 raise MetricError(f"{self.metric} needs labels, and a batch has none")
-            yield self.metric.rows(self._output(predict, given), reference, self.metric.threshold)
+            rows = self.metric.rows(self._output(predict, given), reference, self.metric.threshold)
+            if not self.metric.per_sample:
+                rows[:, 0] += seen
+            seen += given.samples
+            yield rows
 
     def _remembered(self, split: Dataset, batch: int) -> tuple[Array, ...]:
         key = (split.digest, batch)

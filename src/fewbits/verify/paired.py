@@ -53,14 +53,28 @@ def difference_interval(first: Sequence[float], second: Sequence[float], confide
     return _bootstrap_mean(differences, mean, confidence)
 
 
+def median_interval(values: Sequence[float] | Values, confidence: float = 0.95) -> Interval:
+    """The median of `values`, and the two of them (order statistics) between which the median of what they were drawn
+    from lies with at least `confidence`, whatever its distribution (Conover 1999, Practical Nonparametric Statistics,
+    section 3.2). Too few values give their whole range, with the confidence that it has, 1 - 2^(1 - count).
+
+    Raises ValueError on no values.
+    """
+    given = _values(values)
+    median = float(np.median(given))
+    reachable = 1 - 2.0 ** (1 - len(given))
+    if reachable < confidence:
+        return _around(median, float(given.min()), float(given.max()), reachable)
+    exact = stats.quantile_test(given, p=0.5).confidence_interval(confidence)
+    return _around(median, exact.low, exact.high, confidence)
+
+
 def ratio_interval(baseline: Sequence[float], candidate: Sequence[float], confidence: float = 0.95) -> Interval:
     """How many times faster: the median over rounds of baseline seconds over candidate seconds of the same round.
 
-    The interval lies between two order statistics of the ratios (Conover 1999, Practical Nonparametric Statistics,
-    section 3.2), which holds the median with at least `confidence` whatever the noise looks like; a bootstrap of the
-    median of so few rounds holds it less often than it says. Fewer than 6 rounds cannot reach 95 %: then the
-    interval is the whole range and its `confidence` is what the range has, 1 - 2^(1 - rounds). One round says
-    nothing about noise: its interval reaches to 1, so that it is never a sure gain or loss.
+    The interval is that of `median_interval`; a bootstrap of the median of so few rounds holds it less often than it
+    says. Fewer than 6 rounds cannot reach 95 %. One round says nothing about noise: its interval reaches to 1, so that
+    it is never a sure gain or loss.
 
     Raises ValueError on no rounds, on different numbers of rounds, and on seconds that are not above 0.
     """
@@ -69,18 +83,13 @@ def ratio_interval(baseline: Sequence[float], candidate: Sequence[float], confid
         raise ValueError(f"both must have the same rounds; {len(before)} and {len(after)} were given")
     if not ((before > 0).all() and (after > 0).all()):
         raise ValueError("seconds must be above 0")
-    ratios = before / after
-    median = float(np.median(ratios))
-    reachable = 1 - 2.0 ** (1 - len(ratios))
-    if len(ratios) == 1:
-        return Interval(median, min(median, 1.0), max(median, 1.0), reachable)
-    if reachable < confidence:
-        return _around(median, float(ratios.min()), float(ratios.max()), reachable)
-    exact = stats.quantile_test(ratios, p=0.5).confidence_interval(confidence)
-    return _around(median, exact.low, exact.high, confidence)
+    found = median_interval(before / after, confidence)
+    if len(before) == 1:
+        return Interval(found.value, min(found.value, 1.0), max(found.value, 1.0), found.confidence)
+    return found
 
 
-def _values(scores: Sequence[float]) -> Values:
+def _values(scores: Sequence[float] | Values) -> Values:
     values = np.asarray(scores, dtype=np.float64)
     if values.size == 0:
         raise ValueError("at least one figure is needed")

@@ -10,7 +10,8 @@ import numpy as np
 
 from fewbits.budget import Budget
 from fewbits.errors import MetricError
-from fewbits.evaluation import Direction, Scores
+from fewbits.evaluation import Direction, Pooled, Scores
+from fewbits.verify.resampling import pooled_score
 from fewbits.verify.sequential import UNBOUNDED, Bounds, Judgement, Standing, judge, looks
 
 EvaluateChunk = Callable[[range], Scores]
@@ -33,11 +34,15 @@ def chunks(planned: tuple[int, ...]) -> tuple[range, ...]:
 
 
 def joined(first: Scores, second: Scores) -> Scores:
-    """The scores of two pieces of a split as those of one; the value is the mean over samples.
+    """The scores of two pieces of a split as those of one.
 
     Raises:
-        MetricError: a piece without per-sample scores, whose value says nothing about the whole.
+        MetricError: a piece with neither per-sample scores nor rows, whose value says nothing about the whole.
     """
+    if first.pooled.rows and second.pooled.rows:
+        moved = tuple((row[0] + first.samples, *row[1:]) for row in second.pooled.rows)
+        rows = (*first.pooled.rows, *moved)
+        return pooled_score(Pooled(first.pooled.metric, rows), first.samples + second.samples)
     per_sample = first.per_sample + second.per_sample
     if len(per_sample) != first.samples + second.samples:
         raise MetricError(
@@ -58,20 +63,20 @@ def race(
 ) -> Raced:
     """Evaluate a candidate at `fewbits.verify.sequential.looks`, until its loss is surely beyond or within `budget`.
 
-    `original` has the scores of the whole split. Where it has none per sample (F1), the whole split is read at once
-    and the judgement is undecided: the measured loss decides, as without a race. It serves evaluators that read the
-    split they are given (`uses_split`).
+    `original` has the scores of the whole split. Where it is a single number, the whole split is read at once and the
+    judgement is undecided: the measured loss decides, as without a race. It serves evaluators that read the split they
+    are given (`uses_split`).
 
     Raises:
-        MetricError: a chunk whose scores are not one per sample of its range, or a relative budget with an original
-            score of 0.
+        MetricError: a chunk whose scores are not those of the samples of its range, or a relative budget with an
+            original score of 0.
         ValueError: a loss outside `bounds`, a `confidence` that is not between 0 and 1.
     """
-    if not original.per_sample:
+    if not original.per_sample and not original.pooled.rows:
         whole = evaluate(range(original.samples))
         loss = budget.loss(original, whole, direction)
         return Raced(whole, Judgement(Standing.UNDECIDED, loss, whole.samples, 1, 1, confidence))
-    planned = looks(len(original.per_sample))
+    planned = _planned(original)
     first, *others = chunks(planned)
     raced = _look(_scored(evaluate, first), original, budget, direction, planned, bounds, confidence)
     for chunk in others:
@@ -80,6 +85,15 @@ def race(
         scores = joined(raced.scores, _scored(evaluate, chunk))
         raced = _look(scores, original, budget, direction, planned, bounds, confidence)
     return raced
+
+
+def _planned(original: Scores) -> tuple[int, ...]:
+    planned = looks(original.samples)
+    labelled = {int(row[0]) for row in original.pooled.rows}
+    if labelled and any(labelled.isdisjoint(chunk) for chunk in chunks(planned)):
+        # What has no label at any position has no score.
+        return (original.samples,)
+    return planned
 
 
 def _look(
@@ -96,9 +110,10 @@ def _look(
 
 def _scored(evaluate: EvaluateChunk, chunk: range) -> Scores:
     scores = evaluate(chunk)
-    if len(scores.per_sample) != len(chunk):
+    found = scores.samples if scores.pooled.rows else len(scores.per_sample)
+    if found != len(chunk):
         raise MetricError(
-            f"samples {chunk.start} to {chunk.stop - 1} gave {len(scores.per_sample)} per-sample scores; {len(chunk)} "
-            "were expected: an evaluator in pieces must score just the samples it is given, in their order"
+            f"samples {chunk.start} to {chunk.stop - 1} gave {found} per-sample scores; {len(chunk)} were expected: an "
+            "evaluator in pieces must score just the samples it is given, in their order"
         )
     return scores

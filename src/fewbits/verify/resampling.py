@@ -1,77 +1,91 @@
-"""The interval of a loss whose metric is no mean over samples, such as F1: the samples are drawn again."""
+"""Intervals of what is no mean over samples, such as F1: the samples are drawn again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fewbits.budget import Budget
-from fewbits.evaluation import Direction
+from fewbits.evaluation import Direction, Pooled, Scores
 from fewbits.measurement import Interval
 from fewbits.metric_rows import Rows
+from fewbits.metrics import metric
 
 _RESAMPLES = 1000
 _SEED = 0
 
 
+def pooled_score(pooled: Pooled, samples: int) -> Scores:
+    """The score that `pooled` makes of so many samples. Raises MetricError if it has no rows."""
+    return Scores(metric(pooled.metric).value(np.array(pooled.rows)), samples, pooled=pooled)
+
+
+def first_samples(scores: Scores, samples: int) -> Scores:
+    """The score of the first `samples` samples of `scores`, which has rows. Raises MetricError if none is labelled."""
+    if samples == scores.samples:
+        return scores
+    rows = tuple(row for row in scores.pooled.rows if row[0] < samples)
+    return pooled_score(Pooled(scores.pooled.metric, rows), samples)
+
+
+def resampled_score(scores: Scores, confidence: float = 0.95, resamples: int = _RESAMPLES) -> Interval:
+    """The score with a percentile bootstrap of its samples; as `resampled_loss`, for one model alone."""
+    return _interval(scores.value, [one for (one,) in _values([scores], resamples)], confidence)
+
+
 def resampled_loss(
-    original: Rows,
-    candidate: Rows,
-    value: Callable[[Rows], float],
-    budget: Budget,
+    original: Scores,
+    candidate: Scores,
     direction: Direction,
     *,
-    sample: NDArray[np.intp] | None = None,
+    scale: float = 1.0,
     confidence: float = 0.95,
     resamples: int = _RESAMPLES,
 ) -> Interval:
-    """The loss from `original` to `candidate` in the budget's unit, with a percentile bootstrap of paired samples.
+    """The loss from `original` to `candidate`, divided by `scale`, with a percentile bootstrap of paired samples.
 
-    `original` and `candidate` have shape (rows, …) and belong to the same samples in the same order; `value` makes
-    the score from rows in any order (`fewbits.metrics.Metric.value`) and is called 2 `resamples` + 2 times. `sample`
-    (rows,) says which sample each row belongs to, counted from 0, where a sample has several rows (positions): rows
-    of one sample are drawn together, as they are not independent. Every sample must have a row.
+    Both have rows (`Scores.pooled`) of the same samples; those without a labelled position have none and say nothing.
+    All rows of a sample are drawn together, as they are not independent.
 
     Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13. It is seeded: the same rows give the same
     interval. BCa was no clear gain for F1 and needs an evaluation per sample. With few changed predictions (about 5)
-    it holds the truth some 92 % of the time instead of 95 %, and with none it has width 0. A relative budget takes the
-    original's score as known, as in `fewbits.verify.acceptance`. The time is that of `value`: for F1 it grows with the
-    number of classes.
+    it holds the truth some 92 % of the time instead of 95 %, and with none it has width 0.
 
     Raises:
-        MetricError: a relative budget with an original score of 0, or what `value` raises.
-        ValueError: no rows, different numbers of rows, samples without rows, a `confidence` not between 0 and 1.
+        ValueError: no rows, rows of different metrics or samples, a `confidence` not between 0 and 1.
     """
-    rows = len(original)
-    if not rows or len(candidate) != rows:
-        raise ValueError(f"both need the same rows, at least one; {rows} and {len(candidate)} were given")
+    unit = scale if direction is Direction.HIGHER else -scale
+    losses = [(before - after) / unit for before, after in _values([original, candidate], resamples)]
+    return _interval((original.value - candidate.value) / unit, losses, confidence)
+
+
+def _interval(value: float, drawn: list[float], confidence: float) -> Interval:
     if not 0 < confidence < 1:
         raise ValueError(f"a confidence lies between 0 and 1; {confidence} was given")
-    of_row = np.arange(rows) if sample is None else sample
-    samples = _count(of_row, rows)
-    before, after = value(original), value(candidate)
-    scale = budget.scale(before)
-    turn = 1.0 if direction is Direction.HIGHER else -1.0
-    losses = []
-    for drawn in _draws(samples, resamples):
-        # How often a sample was drawn says how often its rows stand in the resample.
-        taken = np.repeat(np.arange(rows), drawn[of_row])
-        losses.append(turn * (value(original[taken]) - value(candidate[taken])) / scale)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(losses, [tail, 1 - tail])
-    loss = budget.loss(before, after, direction)
-    return Interval(loss, min(float(low), loss), max(float(high), loss), confidence)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Interval(value, min(float(low), value), max(float(high), value), confidence)
 
 
-def _count(of_row: NDArray[np.intp], rows: int) -> int:
-    if of_row.shape != (rows,):
-        raise ValueError(f"one sample number per row is needed, shape ({rows},); {of_row.shape} was given")
-    samples = int(of_row.max()) + 1
-    if of_row.min() < 0 or (np.bincount(of_row, minlength=samples) == 0).any():
-        raise ValueError("samples must be counted from 0, each with at least one row")
-    return samples
+def _values(scores: list[Scores], resamples: int) -> Iterator[tuple[float, ...]]:
+    """The score of each of `scores` on the same resamples, one tuple per resample."""
+    names = {one.pooled.metric for one in scores}
+    rows: list[Rows] = [np.array(one.pooled.rows) for one in scores]
+    if not all(map(len, rows)) or len(names) > 1:
+        raise ValueError(f"rows of one metric are needed, at least one; {sorted(names)} were given")
+    counted, owners = zip(*(np.unique(one[:, 0], return_inverse=True) for one in rows), strict=True)
+    if any(not np.array_equal(one, counted[0]) for one in counted):
+        raise ValueError("both need rows of the same samples")
+    value = metric(names.pop()).value
+    for drawn in _draws(len(counted[0]), resamples):
+        yield tuple(value(_drawn(one, drawn[owner])) for one, owner in zip(rows, owners, strict=True))
+
+
+def _drawn(rows: Rows, times: NDArray[np.intp]) -> Rows:
+    """`rows`, each as often again as `times` says."""
+    often = rows[:, -1:] * times[:, None]
+    return np.hstack([rows[:, :-1], often])
 
 
 def _draws(samples: int, resamples: int) -> Iterator[NDArray[np.intp]]:

@@ -10,6 +10,8 @@ held against the allowed loss, both ways, by the sharpest test that its values p
   number of looks. It allows for a rare sample that loses as much as the bounds permit.
 - scores without bounds (squared errors): approximate (`fewbits.verify.skewed_mean`), an equal part of the error per
   look.
+- scores of all samples together (F1): samples drawn again (`fewbits.verify.resampling`), an equal part of the error per
+  look, for hopeless alone. Where few predictions changed, such an interval is too short to call a plan sure.
 
 The promise is about the data that the samples stand for, for samples drawn independently; a selection split in which
 each class is spread evenly varies less than that. It is per plan: of many plans at the limit, some are misjudged.
@@ -31,6 +33,7 @@ from fewbits.errors import MetricError
 from fewbits.evaluation import Direction, Evaluator, Scores
 from fewbits.verify import betting, exact_pairs, skewed_mean
 from fewbits.verify.evaluators import MetricEvaluator
+from fewbits.verify.resampling import first_samples, resampled_loss
 
 FEWEST: Final = 32
 """No look before so many samples."""
@@ -123,16 +126,17 @@ def judge(
     sample can lose; they need not be given for scores that are all 0 or 1.
 
     Raises:
-        MetricError: no per-sample scores (F1, a single number), more of the candidate than of the original, or a
-            relative budget with an original score of 0.
+        MetricError: no per-sample scores and nothing pooled (a single number), more of the candidate than of the
+            original, or a relative budget with an original score of 0.
         ValueError: samples that are none of the planned looks, a loss outside `bounds`, a `confidence` that is not
             between 0 and 1.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"a confidence lies between 0 and 1; {confidence} was given")
+    if candidate.pooled.rows:
+        return _judge_pooled(original, candidate, budget, direction, planned, confidence)
     ours, theirs = _pairs(original, candidate)
-    if len(ours) not in planned:
-        raise ValueError(f"{len(ours)} samples are none of the planned looks {planned}: the promise is for those")
+    place = _place(len(ours), planned)
     scale = budget.scale(original)
     lost = ours - theirs if direction is Direction.HIGHER else theirs - ours
     if lost.min() < bounds.low - _ROUNDING or lost.max() > bounds.high + _ROUNDING:
@@ -148,7 +152,33 @@ def judge(
     shown = _test(ours, theirs, bounds)(asked) <= error
     told = Standing.SURE if within else Standing.HOPELESS
     standing = told if shown else Standing.UNDECIDED
-    return Judgement(standing, loss, len(lost), planned.index(len(lost)) + 1, len(planned), confidence)
+    return Judgement(standing, loss, len(lost), place, len(planned), confidence)
+
+
+def _place(samples: int, planned: tuple[int, ...]) -> int:
+    if samples not in planned:
+        raise ValueError(f"{samples} samples are none of the planned looks {planned}: the promise is for those")
+    return planned.index(samples) + 1
+
+
+def _judge_pooled(
+    original: Scores,
+    candidate: Scores,
+    budget: Budget,
+    direction: Direction,
+    planned: tuple[int, ...],
+    confidence: float,
+) -> Judgement:
+    place = _place(candidate.samples, planned)
+    loss = resampled_loss(
+        first_samples(original, candidate.samples),
+        candidate,
+        direction,
+        scale=budget.scale(original),
+        confidence=1 - 2 * (1 - confidence) / len(planned),
+    )
+    standing = Standing.UNDECIDED if budget.holds(loss.low) else Standing.HOPELESS
+    return Judgement(standing, loss.value, candidate.samples, place, len(planned), confidence)
 
 
 @dataclass(frozen=True, slots=True)

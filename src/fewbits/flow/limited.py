@@ -1,0 +1,89 @@
+"""Limits beside what is measured: the original's figures, whether a plan fits, and what the solver may foresee."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Final
+
+from fewbits.benchmark import Candidate, compare
+from fewbits.flow.allocating import BYTES, SECONDS, Costing
+from fewbits.flow.floats import Floats
+from fewbits.flow.job import Job
+from fewbits.flow.names import ORIGINAL
+from fewbits.flow.pace import Work
+from fewbits.formats.scheme import FP32
+from fewbits.measurement import Latency
+from fewbits.models.protocol import Artifact
+from fewbits.plan import Plan
+from fewbits.verify.within import Figures
+
+_ROUNDS: Final = 8
+_QUICK_ROUNDS: Final = 3
+_QUICK_SECONDS: Final = 0.1
+_QUICK_CONFIDENCE: Final = 0.7
+
+
+def original_figures(job: Job, floats: Floats) -> Figures:
+    """What the original costs where it is fastest; timed only if a limit asks for it."""
+    original = job.model.original()
+    if job.limits.seconds is None:
+        return Figures(None, original.size)
+    for comparison in floats.comparisons:
+        return Figures.of(comparison.latencies[floats.fastest], original.size)
+
+    def timed() -> Latency:
+        file = job.candidate_file(ORIGINAL, original.content)
+        candidate = Candidate(ORIGINAL, file, floats.fastest, job.threads)
+        return compare([candidate], job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress).latencies[ORIGINAL]
+
+    return Figures.of(job.journal.step("limits", ORIGINAL, Latency, timed), original.size)
+
+
+def quick_seconds(job: Job, plan: Plan) -> float:
+    """Seconds per call of the model under `plan`, at a quick look."""
+    artifact = job.conversions.of(plan)
+
+    def timed() -> float:
+        return job.pace.timed(Work.LOOK, lambda: _timed(job, plan.target, artifact))
+
+    key = hashlib.sha256(artifact.content).hexdigest()[:16]
+    return job.journal.step("limits", f"{plan.target} {key}", float, timed)
+
+
+def fits(job: Job, plan: Plan) -> bool:
+    """Whether `plan` is within the limit of what the search does not make small anyway: the file's size, or the
+    latency where it looks for a small file."""
+    if job.for_size:
+        return job.limits.seconds is None or quick_seconds(job, plan) <= job.limits.seconds
+    return fits_file(job, plan)
+
+
+def fits_file(job: Job, plan: Plan) -> bool:
+    """Whether the file is within its limit, to the byte; so is any where a small file is looked for anyway."""
+    return job.for_size or job.limits.size is None or job.conversions.of(plan).size <= job.limits.size
+
+
+def foreseen(job: Job, costing: Costing) -> Mapping[str, float]:
+    """The same limit for the solver, on what the tables predict: bytes of what it decides about, or seconds."""
+    if job.for_size:
+        return {} if job.limits.seconds is None else {SECONDS: job.limits.seconds}
+    if job.limits.size is None:
+        return {}
+    # What no group decides about (other weights, the graph itself) takes its part of the file in any case.
+    rest = job.model.original().size - costing.bytes().value(dict.fromkeys(costing.names, str(FP32)))
+    return {BYTES: max(0.0, job.limits.size - rest)}
+
+
+def _timed(job: Job, target: str, artifact: Artifact) -> float:
+    candidate = Candidate("plan", job.candidate_file("plan", artifact.content), target, job.threads)
+    comparison = compare(
+        [candidate],
+        job.inputs,
+        rounds=_QUICK_ROUNDS,
+        looks=1,
+        block_seconds=_QUICK_SECONDS,
+        confidence=_QUICK_CONFIDENCE,
+        progress=job.progress,
+    )
+    return comparison.latencies["plan"].median

@@ -1,0 +1,78 @@
+"""Quick looks: whole plans timed end to end, roughly, many in one go. They rank plans and correct the cost tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from fewbits.benchmark import Candidate, compare
+from fewbits.costs.correction import Correction, corrected
+from fewbits.flow.allocating import Costing
+from fewbits.flow.floats import Floats
+from fewbits.flow.job import Job
+from fewbits.flow.names import ORIGINAL
+from fewbits.flow.pace import Work
+from fewbits.flow.site import Site
+from fewbits.plan import Plan
+
+_ROUNDS: Final = 3
+_SECONDS: Final = 0.1
+_CONFIDENCE: Final = 0.7
+_MEMORY: Final = 6 << 30
+_COPIES: Final = 4
+"""About so many times a file's size is what a process holds that runs it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Seconds per call of a plan, roughly, and its schemes (groups that are not named: fp32)."""
+
+    target: str
+    schemes: Mapping[str, str]
+    seconds: float
+
+
+def baseline(job: Job, floats: Floats) -> Candidate:
+    """The original where it is fastest."""
+    file = job.candidate_file(ORIGINAL, job.model.original().content)
+    return Candidate(ORIGINAL, file, floats.fastest, job.threads)
+
+
+def originals(job: Job, first: Candidate) -> Sequence[Candidate]:
+    """The original on the other runtimes than that of `first`."""
+    others = [site.name for site in job.sites if site.name != first.target]
+    return [Candidate(f"{ORIGINAL} on {name}", first.model, name, job.threads) for name in others]
+
+
+def look(job: Job, first: Candidate, candidates: Sequence[Candidate], plans: Mapping[str, Plan]) -> Mapping[str, Look]:
+    """A look at `first` and all `candidates`, as many at a time as memory holds; `plans` by candidate name, the
+    original where a name has none."""
+    together = max(2, _MEMORY // (_COPIES * job.model.original().size))
+    targets = {one.name: one.target for one in (first, *candidates)}
+    looks: dict[str, Look] = {}
+    for start in range(0, len(candidates), together):
+        part = [first, *candidates[start : start + together]]
+        compared = partial(
+            compare,
+            part,
+            job.inputs,
+            rounds=_ROUNDS,
+            looks=1,
+            block_seconds=_SECONDS,
+            confidence=_CONFIDENCE,
+            progress=job.progress,
+        )
+        comparison = job.pace.timed(Work.LOOK, compared, len(part))
+        for name, latency in comparison.latencies.items():
+            plan = plans.get(name)
+            schemes = {} if plan is None else {group: str(plan.scheme(group)) for group in sorted(plan.low)}
+            looks[name] = Look(targets[name], schemes, latency.median)
+    return looks
+
+
+def correction(job: Job, site: Site, looks: Sequence[Look]) -> Correction:
+    """What those of `looks` that were taken on `site` say about its cost table."""
+    costing = Costing(job, site)
+    return corrected([costing.parts(look.schemes, look.seconds) for look in looks if look.target == site.name])

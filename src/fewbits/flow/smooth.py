@@ -1,0 +1,96 @@
+"""Factors of smoothing for the tensors that products by a matrix read, from what they carry on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from fewbits.data.batches import Array, Arrays
+from fewbits.data.padding import batch_size, pad
+from fewbits.flow.job import Job
+from fewbits.flow.site import Site
+from fewbits.formats.scheme import INT8_CHANNEL, UINT8_TENSOR
+from fewbits.grouping import Group
+from fewbits.plan import smoothed
+from fewbits.refine.smoothing import search_smoothing
+from fewbits.smoothing import parse, text
+from fewbits.space import Refusal
+
+_SAMPLES: Final = 64
+_BATCH: Final = 8
+_ROWS: Final = 512
+_STRENGTHS: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+_GAIN: Final = 0.5
+"""Factors that do not lower the squared error of the layers to this share are not worth trying out on the model."""
+_NO_GAIN: Final = "smoothing would not lower the error of its codes"
+
+
+def smooth(job: Job) -> Job:
+    """`job` with factors for the tensors whose channels differ so much that smoothing lowers the error of the layers
+    that read them, and without smoothed schemes for all other groups."""
+    wanted = [group for group in job.groups if any(_offers(site, group) for site in job.sites)]
+    if not wanted:
+        return job
+    found = dict(job.journal.step("smoothing", "factors", dict[str, str], lambda: _factors(job, wanted)))
+    return replace(job, smoothing=found, sites=tuple(_narrowed(job, site, found) for site in job.sites))
+
+
+def with_smoothed(observations: Iterable[Arrays], smoothing: Mapping[str, str]) -> Iterator[Arrays]:
+    """Each of `observations` with what smoothing leaves of the tensors that `smoothing` has factors for."""
+    inverse = {name: 1 / parse(factors) for name, factors in smoothing.items()}
+    for observation in observations:
+        yield {**observation, **{smoothed(name): observation[name] * factors for name, factors in inverse.items()}}
+
+
+def _offers(site: Site, group: Group) -> bool:
+    return any(scheme.smoothed for scheme in site.space.schemes[group.name])
+
+
+def _narrowed(job: Job, site: Site, found: Mapping[str, str]) -> Site:
+    without = {group.name for group in job.groups if group.operands and group.operands[0] not in found}
+    refused = {
+        name: [Refusal(scheme, _NO_GAIN) for scheme in schemes if scheme.smoothed]
+        for name, schemes in site.space.schemes.items()
+        if name in without
+    }
+    return replace(site, space=site.space.without(refused))
+
+
+def _factors(job: Job, groups: Sequence[Group]) -> dict[str, str]:
+    readers: dict[str, list[Group]] = {}
+    for group in groups:
+        readers.setdefault(group.operands[0], []).append(group)
+    job.progress.stage("find channels to smooth", len(readers))
+    rows = _observed(job, tuple(readers))
+    found: dict[str, str] = {}
+    for tensor, wanted in readers.items():
+        weight = np.concatenate([_by_outputs(job, group) for group in wanted])
+        best = search_smoothing(weight, rows[tensor], INT8_CHANNEL, UINT8_TENSOR, _STRENGTHS)
+        if best.error < _GAIN * best.plain_error:
+            found[tensor] = text(best.factors)
+        job.progress.advance(tensor)
+    return found
+
+
+def _observed(job: Job, tensors: Sequence[str]) -> dict[str, Array]:
+    """Some rows (the last axis are the channels) of each tensor on calibration data."""
+    rows: dict[str, list[Array]] = {tensor: [] for tensor in tensors}
+    split = job.splits.calibration
+    data = split.take(range(min(_SAMPLES, split.samples)))
+    fixed = batch_size(job.model.inputs, 0)
+    share = max(1, _ROWS * _BATCH // max(data.samples, 1))
+    batches = (pad(batch, fixed) if fixed else batch for batch in data.batches(fixed or _BATCH))
+    for seen in job.model.observe(batches, tensors):
+        for tensor in tensors:
+            flat = seen[tensor].reshape(-1, seen[tensor].shape[-1])
+            rows[tensor].append(flat[:: max(1, len(flat) // share)][:share].copy())
+    return {tensor: np.concatenate(parts)[:_ROWS] for tensor, parts in rows.items()}
+
+
+def _by_outputs(job: Job, group: Group) -> Array:
+    """The weight of `group` as (outputs, inputs)."""
+    weight = job.model.weight(group.weight)
+    return weight if job.graph.node[group.name].attributes.get("transB", 0) else weight.T

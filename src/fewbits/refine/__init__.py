@@ -1,0 +1,1 @@
+"""Algorithms that win accuracy back at low precision: arrays in, arrays out."""
