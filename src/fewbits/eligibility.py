@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fewbits.formats.granularity import Channel
 from fewbits.formats.granularity import Group as Block
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme
@@ -18,6 +19,8 @@ def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool =
         return "it works on tensors without elements"
     if group.kind is Kind.LSTM:
         return _recurrent(graph, group, scheme)
+    if group.kind is Kind.GATHER:
+        return _table(graph, group, scheme)
     if scheme.is_cast:
         return _cast(graph, group)
     if scheme.is_static:
@@ -32,6 +35,16 @@ def _recurrent(graph: Graph, group: Group, scheme: Scheme) -> str:
     if anchor.attributes.get("layout", 0):
         return "its batch comes first (layout), which no integer kernel takes"
     return _wrong_type(graph, anchor)
+
+
+def _table(graph: Graph, group: Group, scheme: Scheme) -> str:
+    """Codes of the rows alone, with one scale for each."""
+    stored = scheme.weight if scheme.is_weight_only else None
+    if not isinstance(stored, ScaledFormat) or not isinstance(stored.granularity, Channel):
+        return "a table is stored in codes with one scale per row, or as it is, only"
+    if len(graph.consumers[group.weight]) > 1 or group.weight in graph.pinned or group.weight in graph.outputs:
+        return "its table is read by others, too, who would keep it in fp32"
+    return ""
 
 
 def _is_empty(graph: Graph, group: Group) -> bool:
@@ -92,7 +105,7 @@ def _wrong_type(graph: Graph, anchor: Node) -> str:
     dtypes = {tensor.dtype for tensor in tensors if tensor is not None} - {"unknown"}
     other = sorted(dtypes - {"float32", "int64"})
     if other:
-        return f"it computes in {other[0]}; int8 takes the place of float32 only"
+        return f"it computes in {other[0]}; fewer bits take the place of float32 only, so export the model in float32"
     return "" if "float32" in dtypes else "the type that it computes in is not known"
 
 

@@ -19,6 +19,7 @@ class Kind(StrEnum):
     MATMUL = "matmul"
     GEMM = "gemm"
     LSTM = "lstm"
+    GATHER = "gather"
     BATCH_NORM = "batch_norm"
     ADD = "add"
     MUL = "mul"

@@ -29,6 +29,7 @@ from fewbits.models.onnx_recurrent import CodeRecurrent
 from fewbits.models.onnx_smooth import SmoothOperands
 from fewbits.models.onnx_spread import SpreadCasts
 from fewbits.models.onnx_store import StoreWeights
+from fewbits.models.onnx_table import CodeTables
 from fewbits.placement import place
 from fewbits.plan import Plan
 
@@ -78,6 +79,7 @@ def _coded(
         copy,
         StoreWeights(schemes, blocks=form.blocks),
         CodeRecurrent(schemes),
+        CodeTables(schemes),
         InsertQuantizers(
             groups, {name: schemes[name] for name in static}, placement, ChainMap(dict(plan.ranges), aliases)
         ),

@@ -11,6 +11,7 @@ KINDS = {
     "MatMul": Kind.MATMUL,
     "Gemm": Kind.GEMM,
     "LSTM": Kind.LSTM,
+    "Gather": Kind.GATHER,
     "BatchNormalization": Kind.BATCH_NORM,
     "Add": Kind.ADD,
     "Mul": Kind.MUL,

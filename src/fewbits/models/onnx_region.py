@@ -33,7 +33,11 @@ def regions(
         made: dict[str, ir.Value] = {}
         for position, operand in enumerate(dict.fromkeys(group.operands)):
             name = f"region_{number}_{position}"
-            made[operand] = ir.Value(name=name, shape=ir.Shape(shapes[operand]), type=ir.TensorType(ir.DataType.FLOAT))
+            dtype = next(
+                value.dtype for value in by_name[group.name].inputs if value is not None and value.name == operand
+            )
+            type_ = ir.TensorType(dtype or ir.DataType.FLOAT)
+            made[operand] = ir.Value(name=name, shape=ir.Shape(shapes[operand]), type=type_)
             inputs.append(made[operand])
             given[name] = operand
         for one in group.nodes:
