@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import cost_prediction
 from fewbits.measurement import Interval
 from fewbits.outcome import Outcome
 from results import Form, SideBySide, Taken, Tuned, read_latency, read_peers
@@ -167,6 +168,26 @@ def _failures(rows: Sequence[SideBySide], names: Sequence[str]) -> str:
     return "\nFailures:\n\n" + "".join(failures) if failures else ""
 
 
+def prediction_table(rows: Sequence[cost_prediction.Row]) -> str:
+    """Rank correlation of predicted and measured times over random plans, one line per model and runtime."""
+    if not rows:
+        return NOT_MEASURED
+    head = ("model", "runtime", "plans", "fastest to slowest", "regions alone", "corrected by whole plans")
+    cells = [
+        (
+            row.title,
+            RUNTIMES[row.target],
+            str(len(row.plans)),
+            f"{min(one.measured for one in row.plans) * 1e3:.3g} to "
+            f"{max(one.measured for one in row.plans) * 1e3:.3g} ms",
+            f"{row.plain:.2f}",
+            f"{row.corrected:.2f}",
+        )
+        for row in rows
+    ]
+    return markdown(head, cells) + taken([row.taken for row in rows])
+
+
 def calibration_table(path: Path) -> str:
     """Peak memory and seconds of calibration, one line per tool and method, few samples beside many."""
     if not path.is_file():
@@ -210,6 +231,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "peers": lambda: peers_table(read_peers()),
     "peers_all": lambda: peers_all_table(read_peers()),
     "control": lambda: control_table(read_peers()),
+    "prediction": lambda: prediction_table(cost_prediction.read()),
     "formats_speed": lambda: formats_speed_table(ROOT / "benchmarks" / "results" / "formats_speed.json"),
     "calibration": lambda: calibration_table(ROOT / "benchmarks" / "results" / "calibration_memory.json"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from fewbits.models import open_model
 from fewbits.models.protocol import Artifact, Model
 from fewbits.placement import between_codes, coded_tensors, settle
 from fewbits.plan import Choice, Plan
+from fewbits.smoothing import rounded, text
 from fewbits.targets.onnxruntime import OnnxRuntime
 from fewbits.targets.openvino import OpenVino
 from fewbits.targets.protocol import Target
@@ -70,6 +72,18 @@ def planned(
         kept |= between_codes(model.graph, groups, kept) & set(schemes)
     choices = {name: Choice(str(schemes[name]), "test") for name in sorted(kept)}
     return Plan(model.sha256, choices, observed_ranges(model, inputs), target.name)
+
+
+def smoothed(model: Model, plan: Plan, inputs: Mapping[str, Array]) -> Plan:
+    """`plan` with factors for what groups with a smoothed scheme read: from 1/2 for the first channel to 2."""
+    groups = {one.name: one for one in group(model.graph) if plan.scheme(one.name).smoothed}
+    sources = sorted({one.operands[0] for one in groups.values()})
+    (values,) = model.observe([Batch(dict(inputs))], sources)
+    factors = {name: rounded(np.geomspace(0.5, 2, values[name].shape[-1])) for name in sources}
+    small = {f"{name}.smoothed": values[name] / factors[name] for name in sources}
+    ranges = {name: (float(value.min()), float(value.max())) for name, value in small.items()}
+    texts = {name: text(factor) for name, factor in factors.items()}
+    return replace(plan, ranges={**plan.ranges, **ranges}, smoothing=texts)
 
 
 def converted(

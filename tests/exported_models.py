@@ -27,9 +27,8 @@ FILTERS = (_RANDOM.standard_normal((CHANNELS, 3, 3, 3)) / 5).astype(np.float32)
 
 def node(op: str, inputs: str, outputs: str, **attributes: object) -> onnx.NodeProto:
     """An operator with a name of its own; `inputs` and `outputs` are words, ``-`` is an absent one."""
-    read = ["" if name == "-" else name for name in inputs.split()]
-    given = outputs.split()
-    return helper.make_node(op, read, given, name=f"makes_{given[0]}", **attributes)  # type: ignore[arg-type]
+    read, given = (["" if name == "-" else name for name in words.split()] for words in (inputs, outputs))
+    return helper.make_node(op, read, given, name=f"makes_{next(filter(None, given))}", **attributes)  # type: ignore[arg-type]
 
 
 def graph(

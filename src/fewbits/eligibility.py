@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fewbits.formats.granularity import Channel
 from fewbits.formats.granularity import Group as Block
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme
@@ -14,15 +15,36 @@ def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool =
     whatever it is; otherwise a convolution cannot."""
     if scheme.is_fp32:
         return ""
-    if group.kind is Kind.CONV_TRANSPOSE:
-        return "fewbits writes transposed convolutions in fp32 only"
     if _is_empty(graph, group):
         return "it works on tensors without elements"
+    if group.kind is Kind.LSTM:
+        return _recurrent(graph, group, scheme)
+    if group.kind is Kind.GATHER:
+        return _table(graph, group, scheme)
     if scheme.is_cast:
         return _cast(graph, group)
     if scheme.is_static:
         return _static(graph, group, smoothed=scheme.smoothed, gives_floats=gives_floats)
     return _stored(graph, group, scheme)
+
+
+def _recurrent(graph: Graph, group: Group, scheme: Scheme) -> str:
+    anchor = graph.node[group.name]
+    if not scheme.dynamic:
+        return "a recurrent layer is written in fp32, or with ranges found at every call, only"
+    if anchor.attributes.get("layout", 0):
+        return "its batch comes first (layout), which no integer kernel takes"
+    return _wrong_type(graph, anchor)
+
+
+def _table(graph: Graph, group: Group, scheme: Scheme) -> str:
+    """Codes of the rows alone, with one scale for each."""
+    stored = scheme.weight if scheme.is_weight_only else None
+    if not isinstance(stored, ScaledFormat) or not isinstance(stored.granularity, Channel):
+        return "a table is stored in codes with one scale per row, or as it is, only"
+    if len(graph.consumers[group.weight]) > 1 or group.weight in graph.pinned or group.weight in graph.outputs:
+        return "its table is read by others, too, who would keep it in fp32"
+    return ""
 
 
 def _is_empty(graph: Graph, group: Group) -> bool:
@@ -45,15 +67,19 @@ def _stored(graph: Graph, group: Group, scheme: Scheme) -> str:
     reason = _wrong_type(graph, anchor)
     if reason:
         return reason
-    if group.kind is not Kind.MATMUL or not group.weight:
-        return "only a MatMul by a constant matrix can be written so"
+    if group.kind not in (Kind.MATMUL, Kind.GEMM) or not group.weight:
+        return "only a product by a constant matrix can be written so"
     if graph.is_constant(anchor.inputs[0]):
         return "its constant is the first operand; only a constant second operand is supported"
+    if anchor.attributes.get("transA", 0):
+        return "its first operand is transposed"
+    if group.bias and anchor.attributes.get("beta", 1.0) != 1.0 and not graph.is_constant(group.bias):
+        return "it scales a bias that is computed (beta)"
     shape = _shape(graph.tensors.get(group.weight))
     if shape is None or len(shape) != 2:
         return "its weight is not a matrix"
     sharing = scheme.weight.granularity if isinstance(scheme.weight, ScaledFormat) else None
-    depth = shape[0]
+    depth = shape[1 if anchor.attributes.get("transB", 0) else 0]
     if isinstance(sharing, Block) and isinstance(depth, int) and depth % sharing.size:
         return f"its depth of {depth} is no multiple of the {sharing.size} elements that share a scale"
     return ""
@@ -79,7 +105,7 @@ def _wrong_type(graph: Graph, anchor: Node) -> str:
     dtypes = {tensor.dtype for tensor in tensors if tensor is not None} - {"unknown"}
     other = sorted(dtypes - {"float32", "int64"})
     if other:
-        return f"it computes in {other[0]}; int8 takes the place of float32 only"
+        return f"it computes in {other[0]}; fewer bits take the place of float32 only, so export the model in float32"
     return "" if "float32" in dtypes else "the type that it computes in is not known"
 
 
@@ -121,8 +147,6 @@ def _gemm(graph: Graph, group: Group, anchor: Node) -> str:
         return "its weight is computed, not a constant"
     if anchor.attributes.get("transA", 0):
         return "its first operand is transposed"
-    if any(anchor.attributes.get(name, 1.0) != 1.0 for name in ("alpha", "beta")):
-        return "it scales its operands (alpha, beta)"
     shape = _shape(graph.tensors.get(group.bias))
     if group.bias and (shape is None or any(size != 1 for size in shape[:-1])):
         return "its bias is a matrix, not one number per column"

@@ -18,6 +18,8 @@ class Kind(StrEnum):
     CONV_TRANSPOSE = "conv_transpose"
     MATMUL = "matmul"
     GEMM = "gemm"
+    LSTM = "lstm"
+    GATHER = "gather"
     BATCH_NORM = "batch_norm"
     ADD = "add"
     MUL = "mul"

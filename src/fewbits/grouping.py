@@ -1,10 +1,12 @@
 """Which nodes must share one scheme, found from the graph's structure alone.
 
-Three sorts of groups:
+Sorts of groups:
 
 * **products**: a convolution or matrix product with its batch norm, bias and activation;
 * **joints**: an operation between products that a runtime may run on integers (addition,
   multiplication, concat, average pool) with the activation behind it;
+* **recurrent layers**: an LSTM, both of whose products share the scheme;
+* **tables**: a constant matrix whose rows are looked up (embeddings);
 * **carriers** are not groups: max-pool, reshape, transpose and slice have no scheme of their own,
   a scale passes through them unchanged.
 """
@@ -64,6 +66,8 @@ def group(graph: Graph) -> tuple[Group, ...]:
                 if made is not None:
                     found.append(made)
                     taken.update(made.nodes)
+    found += [_recurrent(graph, node) for node in graph.nodes if node.kind is Kind.LSTM and _is_closed(graph, node)]
+    found += [_table(node) for node in graph.nodes if node.kind is Kind.GATHER and _looks_up_rows(graph, node)]
     order = {node.name: index for index, node in enumerate(graph.nodes)}
     return tuple(sorted(found, key=lambda made: order[made.name]))
 
@@ -87,6 +91,38 @@ def _product(graph: Graph, anchor: Node) -> Group | None:
             nodes.append(following)
             bias, tensor = added, following.outputs[0]
     return _with_activation(graph, anchor, nodes, operands, weight, bias, tensor)
+
+
+_STATES = (0, 5, 6)
+"""The operands of a recurrent layer that may depend on data: sequence, first hidden state, first cell state."""
+
+
+def _is_closed(graph: Graph, node: Node) -> bool:
+    """Whether all that a recurrent layer reads, but sequence and first states, is constant or absent."""
+    return all(not name or graph.is_constant(name) for place, name in enumerate(node.inputs) if place not in _STATES)
+
+
+def _recurrent(graph: Graph, node: Node) -> Group:
+    read = [node.inputs[place] for place in _STATES if place < len(node.inputs)]
+    operands = tuple(name for name in read if name and not graph.is_constant(name))
+    result = next(name for name in node.outputs if name)
+    return Group(node.name, node.kind, (node.name,), operands, node.inputs[1], "", result, result)
+
+
+def _looks_up_rows(graph: Graph, node: Node) -> bool:
+    """Whether `node` gives rows of a constant float matrix that depend on data."""
+    table, rows = node.inputs
+    stored = graph.tensors.get(table)
+    matrix = stored is not None and stored.constant and stored.shape is not None and len(stored.shape) == 2
+    return (
+        matrix and _dtype(graph, table) == "float32" and not graph.is_constant(rows) and not node.attributes.get("axis")
+    )
+
+
+def _table(node: Node) -> Group:
+    return Group(
+        node.name, node.kind, (node.name,), node.inputs[1:], node.inputs[0], "", node.outputs[0], node.outputs[0]
+    )
 
 
 def _joint(graph: Graph, anchor: Node) -> Group | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.scheme import Scheme, integer
 from fewbits.graph import Graph, Kind, Node
-from fewbits.grouping import CARRIERS, Group
+from fewbits.grouping import CARRIERS, JOINTS, Group
 
 # A carrier that only renames or permutes moves fewer bytes on codes whoever made its input; one that
 # drops elements is worth it only if its input carries codes anyway.
@@ -104,7 +104,7 @@ def between_codes(graph: Graph, groups: Sequence[Group], low: Collection[str]) -
     readers = {node: group for group in groups for node in group.nodes[:1]}
     found: set[str] = set()
     for group in groups:
-        if group.is_product or group.name in low or group.inner != group.output:
+        if group.kind not in JOINTS or group.name in low or group.inner != group.output:
             continue
         reads = all(origin(graph, operand) in coded for operand in group.operands)
         wants = [readers[node.name].name in low for node in _final_readers(graph, group.output) if node.name in readers]

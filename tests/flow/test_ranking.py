@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import builders
 from fewbits.demo import demo_data, demo_model
 from fewbits.errors import MetricError
 from fewbits.flow import ranking
-from fewbits.flow.calibrate import calibrate, search_sample, under
+from fewbits.flow.calibrate import calibrate, under
 from fewbits.flow.job import Job
 from fewbits.flow.ranking import rank, see
 from fewbits.flow.tuning import tune
@@ -82,9 +83,7 @@ def test_casts_are_measured_together_and_shared_out(timed: Timing, tmp_path: Pat
     together = Plan(
         start.model_sha256, {name: Choice("bf16", "") for name in cast}, {}, target=start.target, calibration=""
     )
-    sample = search_sample(one, one.measure.samples)
-    changed = under(one, together, lambda predict: see(one, predict, sample))
-    whole = one.measure.harm(see(one, one.original, sample), changed)
+    whole = one.measure.harm(see(one, one.original), under(one, together, partial(see, one)))
     assert whole.value > 0
     assert sum(harm.value for harm in cast.values()) == pytest.approx(whole.value)
     # As their codes harm, where there are several sorts of them the worst.

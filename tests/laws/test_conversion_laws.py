@@ -6,7 +6,7 @@ import onnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conversion import OPENVINO, TARGET, error, observed_ranges, run
+from conversion import OPENVINO, TARGET, error, observed_ranges, run, smoothed
 from fewbits.formats.scheme import Scheme
 from fewbits.grouping import group
 from fewbits.models import open_model
@@ -39,7 +39,7 @@ def check(target: Target, proto: onnx.ModelProto, data: st.DataObject) -> None:
         for name, schemes in menus(model, target).items()
     }
     plan = Plan(model.sha256, choices, observed_ranges(model, inputs), target.name)
-    artifact = model.converted(plan)
+    artifact = model.converted(smoothed(model, plan, inputs))
     if not plan.low:
         assert artifact.content == proto.SerializeToString()
         return

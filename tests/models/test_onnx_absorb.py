@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affine_casts import quantize
@@ -38,6 +38,7 @@ def test_where_activations_end() -> None:
     assert clips_to(ir.node("Relu", [ir.Value(name="x")], domain="my.company")) is None
 
 
+@settings(deadline=None)
 @given(st.floats(-10, 0), st.floats(0.01, 10), st.floats(-10, 10), st.floats(0, 10))
 def test_absorbing_changes_no_code_by_more_than_one(low: float, high: float, start: float, width: float) -> None:
     affine, node = asymmetric(low, high, UINT8), clip(start, start + width)

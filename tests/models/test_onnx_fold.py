@@ -54,6 +54,21 @@ def test_folding_equals_the_norm(bias: bool, gamma: float, variance: float, epsi
     assert np.abs(got - wanted).max() <= 1e-5 * max(1.0, float(np.abs(wanted).max()))
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("bias", [True, False])
+def test_behind_a_transposed_convolution(groups: int, bias: bool) -> None:
+    net = Net()
+    more = [net.small(CHANNELS)] if bias else []
+    x = net.add("ConvTranspose", "x", net.weight(4, CHANNELS // groups, 2, 2), *more, strides=[2, 2], group=groups)
+    y = net.norm(x, CHANNELS)
+    given, made_of = ("batch", 4, SIZE, SIZE), ("batch", CHANNELS, 2 * SIZE, 2 * SIZE)
+    proto = net.model({"x": (TensorProto.FLOAT, given)}, {"y": (y, made_of)})
+    inputs = {"x": np.random.default_rng(0).standard_normal((2, 4, SIZE, SIZE)).astype(np.float32)}
+    made, modified = folded(proto, "convtranspose_0")
+    assert modified and not norms(made)
+    assert np.allclose(run(made, inputs)["y"], run(proto, inputs)["y"], atol=1e-5)
+
+
 def test_the_default_epsilon() -> None:
     def change(proto: onnx.ModelProto) -> None:
         for node in proto.graph.node:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from builders import CHANNELS, FEATURES, Net, conv_bn_relu, images
+from builders import CHANNELS, FEATURES, SIZE, Net, conv_bn_relu, images
 from conversion import converted, error, kernels, precisions, run
 from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations
 from fewbits.models.onnx_normalise import normalised
@@ -120,4 +120,28 @@ def test_codes_are_not_moved_into_a_body(carriers: list[str]) -> None:
     while read.op_type in carriers:
         read = makers[read.input[0]]
     assert read.op_type == "Max" and makers[read.input[0]].op_type == "DequantizeLinear"
+    assert error(run(artifact, inputs), run(proto, inputs)) < 0.04
+
+
+def _read_as_codes_and_floats(op: str, *, output: bool) -> onnx.ModelProto:
+    net = Net()
+    operand = "x" if op == "MatMul" else net.weight(SIZE, SIZE, fan_in=SIZE)
+    hidden = net.add(op, "x", operand)
+    y = net.add(op, hidden, operand)
+    shape = ("batch", SIZE, SIZE) if op == "MatMul" else ("batch", SIZE)
+    return (
+        finish(net, y, hidden, x=shape) if output else finish(net, net.add("Add", y, net.add("Tanh", hidden)), x=shape)
+    )
+
+
+@pytest.mark.parametrize("output", [False, True])
+@pytest.mark.parametrize("op", ["Gemm", "MatMul"])
+def test_a_product_whose_values_are_read_as_codes_and_as_floats(op: str, output: bool) -> None:
+    proto = _read_as_codes_and_floats(op, output=output)
+    shape = (16, SIZE, SIZE) if op == "MatMul" else (16, SIZE)
+    inputs = {"x": np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+    model, plan, artifact = converted(proto, inputs)
+    ran = precisions(model, artifact, inputs)
+    assert len(plan.low) == 2
+    assert {ran[name] for name in plan.low} == {"int8"}
     assert error(run(artifact, inputs), run(proto, inputs)) < 0.04

@@ -69,6 +69,26 @@ def test_external_data_is_part_of_the_model(tmp_path: Path) -> None:
     assert np.array_equal(run(model.original(), features(3))["y"], run(gemm(), features(3))["y"])
 
 
+def test_external_data_in_a_folder_below_at_an_odd_place(tmp_path: Path) -> None:
+    proto = gemm()
+    (tmp_path / "data").mkdir()
+    with (tmp_path / "data" / "weights.bin").open("wb") as file:
+        file.write(b"123")
+        for tensor in proto.graph.initializer:
+            place, content = file.tell(), tensor.raw_data
+            file.write(content + b"#")
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", "data/weights.bin"), ("offset", place), ("length", len(content))):
+                tensor.external_data.add(key=key, value=str(value))
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    model, whole = open_model(tmp_path / "model.onnx"), open_model(gemm())
+    assert model.graph == whole.graph
+    for tensor in proto.graph.initializer:
+        assert np.array_equal(model.weight(tensor.name), whole.weight(tensor.name))
+    assert open_model(model.original().content).graph == whole.graph
+
+
 def test_external_data_is_missing(tmp_path: Path) -> None:
     path = saved_outside(tmp_path)
     (tmp_path / "weights.bin").rename(tmp_path / "other.bin")

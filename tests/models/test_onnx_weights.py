@@ -108,4 +108,4 @@ def test_what_is_shared_is_stored_once() -> None:
     _, plan, artifact = converted(proto, ODD["subgraphs"].inputs(8))
     values, _ = parameters(artifact.content)
     codes = [name for name, array in values.items() if array.dtype == np.int8 and array.ndim == 2]
-    assert len(plan.low) == 3 and len(codes) == 1
+    assert len(plan.low) == 4 and len(codes) == 1

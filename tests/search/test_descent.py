@@ -140,3 +140,13 @@ def test_the_last_chance_goes_to_the_safest() -> None:
     _, history = play(harms, lambda place: 1.0, 0.1)
     assert len(history) == 5
     assert history[-1].place == len(harms) - 2
+
+
+@pytest.mark.parametrize(("power", "place"), [(0.5, 2), (1.0, 1)])
+def test_the_first_step_takes_loss_for_that_power_of_harm(power: float, place: int) -> None:
+    """Where harm is the loss itself, a tenth of it is a tenth of the loss; where it is squared, a hundredth is."""
+    ladder = [Rung({}, harm, -harm) for harm in (100.0, 10.0, 1.0, 0.1, 0.0)]
+    strategy = Descent(power=power)
+    step = strategy.propose(strategy.init(ladder, 0.125), [Trial(0, 1.0, within=False)])
+    assert isinstance(step, Attempt)
+    assert step.place == place

@@ -2,6 +2,7 @@ from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from allocations import allocations, every_choice, network
 from fewbits.errors import UsageError
@@ -14,31 +15,32 @@ DUST = 4e-9
 """Relative: limits forgive 1e-9, and a point of the front stands for what differs by so little."""
 
 
-def check_front(solutions):
+def check_front(solutions, resource="seconds"):
     for fast, safe in pairwise(solutions):
-        assert fast.costs["seconds"] < safe.costs["seconds"]
+        assert fast.costs[resource] < safe.costs[resource]
         assert fast.harm > safe.harm
 
 
-@settings(max_examples=20, deadline=None)
-@given(allocations())
-def test_no_choice_beats_a_point_and_the_ends_are_the_optima(allocation):
+@settings(max_examples=30, deadline=None)
+@given(allocations(), st.sampled_from(["seconds", "ram"]))
+def test_no_choice_beats_a_point_and_the_ends_are_the_optima(allocation, resource):
+    """Of a sum and of a peak."""
     every = [allocation.values(choice) for choice in every_choice(allocation)]
     limits = {"bytes": max(one["bytes"] for one in every) * 0.7 + 1e-9}
-    front = trace(init(allocation), "seconds", points=8, limits=limits, gap=0.0)
+    front = trace(init(allocation), resource, points=8, limits=limits, gap=0.0)
     allowed = [one for one in every if within(one["bytes"], limits["bytes"])]
     if not allowed:
         assert front.ending is FrontEnding.INFEASIBLE and not front.solutions
         assert front.least["bytes"].alone > limits["bytes"]
         return
     assert 1 <= len(front.solutions) <= 8
-    check_front(front.solutions)
+    check_front(front.solutions, resource)
     for point in (solution.values for solution in front.solutions):
-        for first, second in ((HARM, "seconds"), ("seconds", HARM)):
+        for first, second in ((HARM, resource), (resource, HARM)):
             best = min(one[first] for one in allowed if one[second] <= point[second])
             assert point[first] <= best + DUST * abs(best) + 1e-15
     fast, safe = front.solutions[0], front.solutions[-1]
-    assert fast.costs["seconds"] == pytest.approx(min(one["seconds"] for one in allowed), rel=DUST, abs=1e-15)
+    assert fast.costs[resource] == pytest.approx(min(one[resource] for one in allowed), rel=DUST, abs=1e-15)
     assert safe.harm == pytest.approx(min(one[HARM] for one in allowed), rel=DUST, abs=1e-15)
 
 

@@ -33,7 +33,7 @@ def test_what_is_left_open_is_the_output_error() -> None:
 
 
 def test_loss_is_the_mean_over_samples_with_its_standard_error() -> None:
-    before, after = Seen(scores=(0.9, 0.8, 0.7, 0.6)), Seen(scores=(0.8, 0.8, 0.4, 0.6))
+    before, after = Seen([LOGITS], (0.9, 0.8, 0.7, 0.6)), Seen([LOGITS], (0.8, 0.8, 0.4, 0.6))
     lost = np.array([0.1, 0.0, 0.3, 0.0])
     harm = measure("loss", LOGITS, HIGHER).harm(before, after)
     assert harm.value == pytest.approx(lost.mean())
@@ -41,9 +41,18 @@ def test_loss_is_the_mean_over_samples_with_its_standard_error() -> None:
 
 
 def test_a_gain_is_no_harm_and_which_way_is_better_counts() -> None:
-    before, after = Seen(scores=(1.0, 2.0)), Seen(scores=(2.0, 2.0))
+    before, after = Seen([LOGITS], (1.0, 2.0)), Seen([LOGITS], (2.0, 2.0))
     assert measure("loss", LOGITS, HIGHER).harm(before, after).value == 0
     assert measure("loss", LOGITS, LOWER).harm(before, after).value == 0.5
+
+
+def test_where_no_sample_tells_the_output_error_does_and_counts_for_less_than_one() -> None:
+    scores = (1.0,) * 10
+    loss = measure("loss", LOGITS, HIGHER).harm
+    near, far = ({"y": LOGITS["y"] * np.float32(factor)} for factor in (1.01, 3.0))
+    harms = [loss(Seen([LOGITS], scores), Seen([one], scores)).value for one in (LOGITS, near, far)]
+    assert harms == pytest.approx([0.0, 1e-4 / 10, 1 / 10], rel=1e-3)
+    assert harms[-1] <= loss(Seen([LOGITS], scores), Seen([LOGITS], (0.0, *scores[1:]))).value
 
 
 @pytest.mark.parametrize("scores", [(), (1.0,)])

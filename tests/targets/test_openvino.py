@@ -214,6 +214,27 @@ def test_inputs_that_do_not_fit(inputs: dict[str, np.ndarray]) -> None:
         session(inputs)
 
 
+@pytest.mark.parametrize(("groups", "channels"), [(1, 16), (2, 8)])
+def test_a_transposed_convolution(groups: int, channels: int) -> None:
+    """With a norm and a bias, between convolutions; on integers where its channels are many enough for a kernel."""
+    net = Net()
+    x = net.add("Relu", net.conv("x", 3, channels, bias=True))
+    weight = net.weight(channels, channels // groups, 3, 3, fan_in=4 * channels)
+    x = net.add("ConvTranspose", x, weight, net.small(channels), strides=[2, 2], group=groups)
+    x = net.add("Relu", net.norm(x, channels))
+    proto, inputs = finish(net, net.add("Neg", net.conv(x, channels, 4))), images(4)
+    for scheme in (None, BF16, FP16):
+        model, plan, artifact = converted(proto, inputs, target=OPENVINO, scheme=scheme)
+        onnx.checker.check_model(onnx.load_model_from_string(artifact.content), full_check=True)
+        assert "convtranspose_2" in plan.low
+        assert error(run(artifact, inputs, OPENVINO), run(proto, inputs, OPENVINO)) < BOUNDS[scheme]
+        ran = precisions(model, artifact, inputs, OPENVINO)["convtranspose_2"]
+        if scheme is not None:
+            assert ran == str(scheme)
+        elif groups == 1 and MACHINE & DOT_PRODUCTS:
+            assert ran == "int8"
+
+
 def test_an_input_that_no_node_reads_may_be_given() -> None:
     def change(proto: onnx.ModelProto) -> None:
         proto.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["batch", 2]))

@@ -25,7 +25,7 @@ from fewbits.data.batches import Arrays
 from fewbits.errors import DataError, ModelError, PlanError
 from fewbits.formats.floating import BF16
 from fewbits.formats.scheme import FP32, Scheme
-from fewbits.graph import Graph
+from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
 from fewbits.grouping import group as grouped
 from fewbits.models.protocol import Model
@@ -96,7 +96,9 @@ def cost_table(measuring: Measuring, wanted: Wanted, cache: CostCache) -> CostTa
 
 
 def _is_seen(group: Group, values: Arrays) -> bool:
-    return all(name in values and values[name].dtype == "float32" for name in group.operands)
+    """Whether there are values for all its operands, floats, or the rows that are looked up."""
+    seen = all(name in values for name in group.operands)
+    return seen and (group.kind is Kind.GATHER or all(values[name].dtype == "float32" for name in group.operands))
 
 
 def _key(measuring: Measuring, group: Group, scheme: Scheme) -> RegionKey:

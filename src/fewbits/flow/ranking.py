@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from fewbits.data.batches import Dataset
 from fewbits.evaluation import Predict
 from fewbits.flow.allocating import Costing
 from fewbits.flow.calibrate import outputs, search_sample, under
@@ -22,6 +21,10 @@ from fewbits.sensitivity.measure import Seen
 from fewbits.sensitivity.table import Harm, SensitivityTable
 
 _NOTHING: Final = SensitivityTable({})
+
+_SAMPLES: Final = 16
+_SCORED: Final = 256
+"""A score of 0 or 1 says little of one sample."""
 
 
 def rank(job: Job, site: Site, start: Plan, known: SensitivityTable = _NOTHING) -> SensitivityTable:
@@ -50,8 +53,7 @@ def harms(
 ) -> SensitivityTable:
     """The harm of the schemes that `wanted` names for each group, as `rank` has it; `plan_for` makes the plan in which
     the groups that it is given leave fp32."""
-    sample = search_sample(job, job.measure.samples)
-    reference = see(job, job.original, sample)
+    reference = see(job, job.original)
     alone = [(name, scheme) for name, schemes in wanted.items() for scheme in schemes if not scheme.is_cast]
     # The first scheme of every group before any second one.
     alone.sort(key=lambda one: wanted[one[0]].index(one[1]))
@@ -62,29 +64,30 @@ def harms(
             break
         plan = plan_for({name: scheme})
         key = f"{name} {scheme}"
-        found[name][str(scheme)] = _harm(job, key, plan, sample, reference)
+        found[name][str(scheme)] = _harm(job, key, plan, reference)
         job.progress.advance(f"{key}: {found[name][str(scheme)].value:.3g}")
     for scheme in dict.fromkeys(scheme for schemes in wanted.values() for scheme in schemes if scheme.is_cast):
         names = [name for name, schemes in wanted.items() if scheme in schemes]
         plan = plan_for(dict.fromkeys(names, scheme))
-        whole = _harm(job, f"all {scheme}", plan, sample, reference)
+        whole = _harm(job, f"all {scheme}", plan, reference)
         for name, share in _shares(job, names, found).items():
             found[name][str(scheme)] = Harm(whole.value * share)
     return SensitivityTable(found)
 
 
-def see(job: Job, predict: Predict, sample: Dataset) -> Seen:
-    """What the job's measure reads of the model behind `predict` on `sample`."""
-    if job.measure.scored:
-        return Seen(scores=job.evaluator(predict, sample, EVALUATION_BATCH).per_sample)
-    return Seen(list(outputs(predict, sample)))
+def see(job: Job, predict: Predict) -> Seen:
+    """What the job's measure reads of the model behind `predict`."""
+    seen = list(outputs(predict, search_sample(job, _SAMPLES)))
+    if not job.measure.scored:
+        return Seen(seen)
+    return Seen(seen, job.evaluator(predict, search_sample(job, _SCORED), EVALUATION_BATCH).per_sample)
 
 
-def _harm(job: Job, key: str, plan: Plan, sample: Dataset, reference: Seen) -> Harm:
+def _harm(job: Job, key: str, plan: Plan, reference: Seen) -> Harm:
     """The harm of `plan`, once in a run."""
 
     def measured() -> Harm:
-        return job.measure.harm(reference, under(job, plan, lambda predict: see(job, predict, sample)))
+        return job.measure.harm(reference, under(job, plan, partial(see, job)))
 
     timed = partial(job.pace.timed, Work.FORM, measured)
     return job.journal.step("sensitivity", f"{job.measure.name} {key}", Harm, timed)

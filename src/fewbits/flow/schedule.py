@@ -114,14 +114,14 @@ class Punctual:
 
     def init(self, ladder: Ladder, budget: float) -> Bracketing:
         """See Strategy."""
-        return Descent(self.trials).init(ladder, budget)
+        return self._descent(self.trials).init(ladder, budget)
 
     def propose(self, state: Bracketing, history: Sequence[Trial]) -> Attempt | Finished:
         """See Strategy. With one trial left and nothing that holds, the last chance goes to the safest plan."""
         done, deadline = len(history), self.job.deadline
         allowed = deadline.allowed(Stage.TRY, done, self.trials, trial_seconds(self.job), acceptance_seconds(self.job))
-        step = Descent(max(1, allowed)).propose(state, history)
-        if isinstance(step, Finished) and isinstance(Descent(self.trials).propose(state, history), Attempt):
+        step = self._descent(max(1, allowed)).propose(state, history)
+        if isinstance(step, Finished) and isinstance(self._descent(self.trials).propose(state, history), Attempt):
             deadline.note(Stage.TRY, done, self.trials)
         return step
 
@@ -129,3 +129,6 @@ class Punctual:
         """Whether `done` trials are all that there may be, so that nothing needs to be prepared for another one."""
         need = trial_seconds(self.job) + acceptance_seconds(self.job)
         return done >= self.trials or self.job.deadline.stops(Stage.TRY, done, self.trials, need)
+
+    def _descent(self, trials: int) -> Descent:
+        return Descent(trials, self.job.measure.power)

@@ -19,14 +19,17 @@ from fewbits.grouping import Group, group
 from fewbits.models.onnx_cast import CancelCasts, CastOperands
 from fewbits.models.onnx_emulate import EmulateRounding
 from fewbits.models.onnx_fold import FoldBatchNorm
+from fewbits.models.onnx_gemm import FoldGemmFactors, GemmToMatMul
 from fewbits.models.onnx_graph import graph_of
 from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations, ShieldBodies
 from fewbits.models.onnx_lower import MatMulToGemm
 from fewbits.models.onnx_opset import raised
 from fewbits.models.onnx_quantize import InsertQuantizers
+from fewbits.models.onnx_recurrent import CodeRecurrent
 from fewbits.models.onnx_smooth import SmoothOperands
 from fewbits.models.onnx_spread import SpreadCasts
 from fewbits.models.onnx_store import StoreWeights
+from fewbits.models.onnx_table import CodeTables
 from fewbits.placement import place
 from fewbits.plan import Plan
 
@@ -43,7 +46,8 @@ def convert(model: ir.Model, graph: Graph, plan: Plan, outputs: Sequence[onnx.Va
     low = _low(graph, plan, form)
     schemes = {name: plan.scheme(name) for name in low}
     folded = FoldBatchNorm([name for name, made in low.items() if _holds_norm(graph, made)])
-    copy = _passed(model.clone(), folded)
+    coded = [name for name, scheme in schemes.items() if not scheme.is_cast]
+    copy = _passed(model.clone(), folded, FoldGemmFactors(coded))
     copy = _emulated(copy, schemes, plan) if form.emulates else _coded(copy, low, schemes, plan, form)
     copy = raised(_passed(copy, common.TopologicalSortPass()))
     copy = _passed(copy, common.ClearMetadataAndDocStringPass())
@@ -64,8 +68,9 @@ def _coded(
     """`copy` with codes and casts, in the form that a runtime wants."""
     static = {name: made for name, made in low.items() if schemes[name].is_static}
     copy = _passed(copy, SmoothOperands(low, schemes, plan.smoothing))
+    stored = [name for name, scheme in schemes.items() if scheme.dynamic or scheme.is_weight_only]
     lower = MatMulToGemm(static if form.gemm else {})
-    copy = _passed(copy, lower, common.RemoveUnusedNodesPass())
+    copy = _passed(copy, GemmToMatMul(stored), lower, common.RemoveUnusedNodesPass())
     lowered = graph_of(copy)
     groups = {made.name: made for made in group(lowered)}
     placement = place(lowered, tuple(groups.values()), schemes, repeats=form.repeats)
@@ -73,6 +78,8 @@ def _coded(
     return _passed(
         copy,
         StoreWeights(schemes, blocks=form.blocks),
+        CodeRecurrent(schemes),
+        CodeTables(schemes),
         InsertQuantizers(
             groups, {name: schemes[name] for name in static}, placement, ChainMap(dict(plan.ranges), aliases)
         ),
@@ -108,7 +115,9 @@ def _decided(graph: Graph, groups: Iterable[Group]) -> list[str]:
 
 
 def _holds_norm(graph: Graph, made: Group) -> bool:
-    return made.kind is Kind.CONV and any(graph.node[name].kind is Kind.BATCH_NORM for name in made.nodes)
+    return made.kind in (Kind.CONV, Kind.CONV_TRANSPOSE) and any(
+        graph.node[name].kind is Kind.BATCH_NORM for name in made.nodes
+    )
 
 
 def _written(model: ir.Model, outputs: Sequence[onnx.ValueInfoProto]) -> bytes:

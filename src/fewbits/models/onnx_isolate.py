@@ -55,9 +55,10 @@ class IsolateFloat(ir.passes.InPlacePass):
 
 
 class SeparateActivations(ir.passes.InPlacePass):
-    """Puts a Reshape to the same shape, which costs nothing, between each Gemm in `low` and its activation.
+    """Puts what gives the same values between each matrix product in `low` and what keeps it from codes.
 
-    ONNX Runtime fuses the two to a float FusedGemm before it looks for Gemms on codes.
+    ONNX Runtime fuses a Gemm and its activation to a float FusedGemm before it looks for Gemms on codes; and it leaves
+    a product in float if a quantiser and somebody else read it, or a quantiser and the model's output.
     """
 
     def __init__(self, low: Collection[str]) -> None:
@@ -67,22 +68,40 @@ class SeparateActivations(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Change `model`; the result says whether any were separated."""
         names = Names(model)
-        modified = False
-        for node in list(model.graph):
-            if node.op_type != "Gemm" or node.name not in self._low:
-                continue
-            product = node.outputs[0]
-            uses = list(product.uses())
-            if len(uses) != 1 or uses[0].node.op_type not in _FUSED or product.is_graph_output():
-                continue
-            columns = _output_channels(node)
-            shape = names.constant(f"{node.name}.same_shape", np.array([-1, columns], np.int64))
-            same = names.node("Reshape", [product, shape], f"{product.name}.same", f"{node.name}.to_same")
-            same.outputs[0].type, same.outputs[0].shape = product.type, product.shape
-            model.graph.insert_after(node, same)
-            uses[0].node.replace_input_with(uses[0].idx, same.outputs[0])
-            modified = True
-        return ir.passes.PassResult(model, modified)
+        found = [node for node in model.graph if node.name in self._low and _must_be_separate(node)]
+        for node in found:
+            _separate(model, names, node)
+        return ir.passes.PassResult(model, bool(found))
+
+
+def _must_be_separate(node: ir.Node) -> bool:
+    if node.op_type not in ("Gemm", "MatMul"):
+        return False
+    product = node.outputs[0]
+    readers = [use.node.op_type for use in product.uses()]
+    if len(readers) == 1 and not product.is_graph_output():
+        return node.op_type == "Gemm" and readers[0] in _FUSED
+    return "QuantizeLinear" in readers
+
+
+def _separate(model: ir.Model, names: Names, node: ir.Node) -> None:
+    product, uses = node.outputs[0], list(node.outputs[0].uses())
+    name = str(product.name)
+    if node.op_type == "Gemm":
+        # To the same shape, which costs nothing.
+        shape = names.constant(f"{node.name}.same_shape", np.array([-1, _output_channels(node)], np.int64))
+        same = names.node("Reshape", [product, shape], f"{name}.same", f"{node.name}.to_same")
+    else:
+        same = names.node("Max", [product], f"{name}.same", f"{node.name}.to_same")
+    result = same.outputs[0]
+    result.type, result.shape = product.type, product.shape
+    model.graph.insert_after(node, same)
+    for use in uses:
+        use.node.replace_input_with(use.idx, result)
+    for index, output in enumerate(model.graph.outputs):
+        if output is product:
+            model.graph.outputs[index] = result
+            product.name, result.name = result.name, name
 
 
 class ShieldBodies(ir.passes.InPlacePass):

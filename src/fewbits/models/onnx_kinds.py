@@ -10,6 +10,8 @@ KINDS = {
     "ConvTranspose": Kind.CONV_TRANSPOSE,
     "MatMul": Kind.MATMUL,
     "Gemm": Kind.GEMM,
+    "LSTM": Kind.LSTM,
+    "Gather": Kind.GATHER,
     "BatchNormalization": Kind.BATCH_NORM,
     "Add": Kind.ADD,
     "Mul": Kind.MUL,

@@ -10,6 +10,7 @@ from fewbits.errors import ModelError
 from fewbits.models.onnx_constants import MarkConstants
 from fewbits.models.onnx_graph import subgraphs
 from fewbits.models.onnx_opset import upgraded
+from fewbits.models.onnx_unfuse import Unfuse
 from fewbits.models.onnx_weightless import without_weights
 
 OPSET = 13
@@ -40,6 +41,7 @@ def normalised(proto: onnx.ModelProto, name: str) -> ir.Model:
         model = _brought_up(model, name)
     model.ir_version = max(model.ir_version or 0, _IR_VERSION)
     passes = [
+        Unfuse(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.RemoveInitializersFromInputsPass(),
         *([] if _needs_identities(model) else [common.IdentityEliminationPass()]),
@@ -116,17 +118,9 @@ def _infer(model: ir.Model) -> None:
 
 def _stand_in(node: onnx.NodeProto) -> None:
     """Make `node`, if it is an operator of ONNX Runtime's, one of ONNX's whose first output has the same shape."""
-    if node.domain != _MICROSOFT:
-        return
-    if node.op_type in _LIKE_FIRST:
+    if node.domain == _MICROSOFT and node.op_type in _LIKE_FIRST:
         node.domain, node.op_type = "", "Identity"
         del node.input[1:], node.output[1:], node.attribute[:]
-    elif node.op_type == "FusedConv":
-        node.domain, node.op_type = "", "Conv"
-        del node.input[3:]
-        kept = [one for one in node.attribute if one.name in onnx.defs.get_schema("Conv").attributes]
-        del node.attribute[:]
-        node.attribute.extend(kept)
 
 
 class NameNodes(ir.passes.InPlacePass):

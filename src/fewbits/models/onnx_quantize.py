@@ -130,6 +130,6 @@ def _pair(model: ir.Model, names: Names, value: ir.Value, tensor: str, affine: A
 
 
 def output_axis(node: ir.Node) -> int:
-    """The axis of a weight that counts output channels."""
+    """The axis of a weight that counts output channels, in a transposed convolution those of one of its groups."""
     transposed = "transB" in node.attributes and node.attributes["transB"].as_int()
     return 0 if node.op_type == "Conv" or transposed else 1

@@ -33,7 +33,11 @@ def regions(
         made: dict[str, ir.Value] = {}
         for position, operand in enumerate(dict.fromkeys(group.operands)):
             name = f"region_{number}_{position}"
-            made[operand] = ir.Value(name=name, shape=ir.Shape(shapes[operand]), type=ir.TensorType(ir.DataType.FLOAT))
+            dtype = next(
+                value.dtype for value in by_name[group.name].inputs if value is not None and value.name == operand
+            )
+            type_ = ir.TensorType(dtype or ir.DataType.FLOAT)
+            made[operand] = ir.Value(name=name, shape=ir.Shape(shapes[operand]), type=type_)
             inputs.append(made[operand])
             given[name] = operand
         for one in group.nodes:
@@ -54,7 +58,8 @@ def regions(
         behind = ir.node("Abs", [made[group.output]], name=f"region_{number}_behind", num_outputs=1)
         behind.outputs[0].name = f"region_{number}_result"
         behind.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-        behind.outputs[0].shape = by_name[group.nodes[-1]].outputs[0].shape
+        (known,) = (value for value in by_name[group.nodes[-1]].outputs if value.name == group.output)
+        behind.outputs[0].shape = known.shape
         nodes.append(behind)
         outputs.append(behind.outputs[0])
     graph = ir.Graph(

@@ -44,7 +44,7 @@ class StoreWeights(ir.passes.InPlacePass):
         names = Names(model)
         for node in list(model.graph):
             scheme = self._schemes.get(str(node.name))
-            if scheme is None or not isinstance(scheme.weight, ScaledFormat):
+            if scheme is None or not isinstance(scheme.weight, ScaledFormat) or node.op_type != "MatMul":
                 continue
             if scheme.dynamic:
                 _write_dynamic(model, names, node, scheme.weight)

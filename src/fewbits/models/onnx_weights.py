@@ -37,12 +37,16 @@ class WeightWriter:
         values = array_of(source).astype(np.float32)
         bias = None
         if bias_source is not None:
-            bias = np.broadcast_to(array_of(bias_source).astype(np.float32).reshape(-1), values.shape[axis])
+            given = array_of(bias_source).astype(np.float32).reshape(-1)
+            bias = np.broadcast_to(given, max(values.shape[axis], given.size))
         affine = weight_affine(values, weight, axis, bias, activation_scale)
         # Only formats of 8 bits and less reach a runtime.
         node.replace_input_with(1, self._decoded(node, "weight", source, values, affine, np.dtype(np.int8)))
         if bias is not None and bias_source is not None:
-            scale = np.broadcast_to(affine.scale * np.float32(activation_scale), bias.shape).astype(np.float32)
+            # The groups of a transposed convolution share their scales.
+            repeats = bias.size // affine.scale.size if affine.scale.ndim else 1
+            scales = np.tile(affine.scale, repeats) if affine.scale.ndim else affine.scale
+            scale = np.broadcast_to(scales * np.float32(activation_scale), bias.shape).astype(np.float32)
             wide = Affine(affine.format, scale, np.zeros(bias.shape, np.int32), axis=0)
             node.replace_input_with(2, self._decoded(node, "bias", bias_source, bias, wide, np.dtype(np.int32)))
 
@@ -107,5 +111,7 @@ def weight_affine(
     if bias is None:
         return affine
     least = np.abs(bias).astype(np.float64) / (activation_scale * _BIAS_LIMIT)
+    if per_channel and least.size > affine.scale.size:
+        least = least.reshape(-1, affine.scale.size).max(axis=0)
     scale = np.maximum(affine.scale, least if per_channel else least.max(initial=0)).astype(np.float32)
     return Affine(affine.format, scale, affine.zero_point, affine.axis)

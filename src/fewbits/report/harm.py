@@ -67,7 +67,8 @@ _TEXTS: Mapping[str, HarmText] = {
     "loss": HarmText(
         "summed loss",
         "loss of the metric",
-        "the loss of the metric that it alone causes, in the metric's unit, with its standard error",
+        "the loss of the metric that it alone causes, in the metric's unit, with its standard error; where no sample "
+        "tells, the output error, which counts for less than one sample",
         "summed loss: predicted from the losses of single groups, in the metric's unit",
         _plain,
         _plain_with_error,

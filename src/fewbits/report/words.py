@@ -46,7 +46,7 @@ def significant(value: float, digits: int = 3) -> str:
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:.0f}"
     text = f"{value:#.{digits}g}"
-    return text.rstrip(".")
+    return text.rstrip(".").replace(".e", "e")
 
 
 def bounds(interval: Interval, digits: int = 3) -> str:

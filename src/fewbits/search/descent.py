@@ -17,15 +17,16 @@ from fewbits.search.problem import Attempt, Finished, Ladder, Trial
 
 _LEAST: Final = 1e-12
 _LOSS_OF_HARM: Final = 0.5
-"""Loss about as this power of harm: harm is a squared error, and a metric moves about as the error itself."""
+"""Where harm is a squared error, as a metric moves about as the error itself."""
 _SAFETY: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True)
 class Descent:
-    """At most `trials` evaluations."""
+    """At most `trials` evaluations; loss is taken to go about as harm to this `power` until trials tell."""
 
     trials: int = 5
+    power: float = _LOSS_OF_HARM
 
     @property
     def most(self) -> int:
@@ -34,7 +35,7 @@ class Descent:
 
     def init(self, ladder: Ladder, budget: float) -> Bracketing:
         """See Strategy."""
-        return Bracketing(tuple(rung.harm for rung in ladder), budget)
+        return Bracketing(tuple(rung.harm for rung in ladder), budget, self.power)
 
     def propose(self, state: Bracketing, history: Sequence[Trial]) -> Attempt | Finished:
         """See Strategy."""
@@ -55,10 +56,11 @@ class Descent:
 
 @dataclass(frozen=True, slots=True)
 class Bracketing:
-    """Predicted harm by place, falling, and the allowed loss."""
+    """Predicted harm by place, falling, the allowed loss, and the power of harm that loss goes about as."""
 
     harms: tuple[float, ...]
     budget: float
+    power: float
 
     def between(self, lower: int, upper: int, history: Sequence[Trial], *, last: bool) -> int:
         """A place strictly between `lower` and `upper`; the safest of them if it is the `last` chance."""
@@ -82,7 +84,7 @@ class Bracketing:
         """The harm at which the loss would be a little less than the budget, from the `known` losses nearest to it."""
         goal = max(self.budget * _SAFETY, _LEAST)
         over = known[lower]
-        power = _LOSS_OF_HARM
+        power = self.power
         under = [place for place in known if place > lower and known[place] < over]
         if under and self.harms[under[0]] > 0:
             nearest = min(under)

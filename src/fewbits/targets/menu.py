@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fewbits.eligibility import obstacle
-from fewbits.formats.scheme import FP32, INT8_PAIR, INT8_STATIC, Scheme
-from fewbits.graph import Graph
+from fewbits.formats.scheme import FP32, INT8_PAIR, INT8_STATIC, INT8_WEIGHT, Scheme
+from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
 from fewbits.space import Menu, Refusal
 
@@ -24,6 +24,8 @@ def menu(graph: Graph, group: Group, others: Sequence[Scheme], product_of_two: S
     """
     pair = product_of_two if group.is_product else INT8_PAIR
     asked = (INT8_STATIC if group.weight else pair, *others)
+    if group.kind is Kind.GATHER:
+        asked = (INT8_WEIGHT,)
     reasons = {scheme: obstacle(graph, group, scheme) for scheme in asked}
     return Menu(
         (FP32, *(scheme for scheme in asked if not reasons[scheme])),
