@@ -15,9 +15,11 @@ from fewbits.formats.scheme import (
     INT8_BLOCKS,
     INT8_DYNAMIC,
     INT8_PAIR,
+    INT8_SMOOTHED,
     INT8_STATIC,
     INT8_SYMMETRIC,
     INT8_SYMMETRIC_PAIR,
+    INT8_SYMMETRIC_SMOOTHED,
     INT8_WEIGHT,
     Scheme,
 )
@@ -55,8 +57,10 @@ def offered(target: Target, sketch: Sketch) -> tuple[Scheme, ...]:
 
 
 def test_a_linear_layer() -> None:
-    assert offered(TARGET, linear()) == (FP32, INT8_STATIC, BF16, FP16, INT8_DYNAMIC, INT8_BLOCKS, INT4_BLOCKS)
-    assert offered(OPENVINO, linear()) == (FP32, INT8_STATIC, INT8_SYMMETRIC, BF16, FP16, INT8_WEIGHT)
+    codes = (INT8_STATIC, INT8_SMOOTHED)
+    assert offered(TARGET, linear()) == (FP32, *codes, BF16, FP16, INT8_DYNAMIC, INT8_BLOCKS, INT4_BLOCKS)
+    codes = (INT8_STATIC, INT8_SYMMETRIC, INT8_SMOOTHED, INT8_SYMMETRIC_SMOOTHED)
+    assert offered(OPENVINO, linear()) == (FP32, *codes, BF16, FP16, INT8_WEIGHT)
 
 
 def test_a_product_of_two_activations_has_the_runtimes_own_pair() -> None:
