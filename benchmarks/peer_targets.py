@@ -30,16 +30,21 @@ OPENVINO_BF16: Final = "openvino:bf16"
 _PRECISIONS: Final = {IR: "f32", IR_BF16: "bf16", OPENVINO_BF16: "bf16"}
 
 
-def open_peer(text: str, threads: int) -> Target:
-    """The target that `text` names, fewbits' own included. Raises as `open_target`."""
-    return PeerOpenVino(checked_threads(threads), text) if text in _PRECISIONS else open_target(text, threads)
+def open_peer(text: str, threads: int, streams: int = 1) -> Target:
+    """The target that `text` names, fewbits' own included. Raises as `open_target`; TargetError on peers with more
+    than one stream."""
+    if text not in _PRECISIONS:
+        return open_target(text, threads, streams)
+    if streams != 1:
+        raise TargetError(f"{text} is compared by latency, one call at a time; {streams} streams were asked for")
+    return PeerOpenVino(checked_threads(threads), text=text)
 
 
 @dataclass(frozen=True, slots=True)
 class PeerOpenVino(OpenVino):
     """The CPU plug-in in one of the ways of the table above."""
 
-    text: str
+    text: str = OPENVINO_BF16
 
     @property
     def name(self) -> str:

@@ -19,6 +19,8 @@ class FakeSession:
     def __init__(self, behaviour: dict[str, Any]) -> None:
         self.behaviour = behaviour
         self.calls = 0
+        # Written to, or the system would not give it.
+        self.ballast = bytearray(b"x") * behaviour.get("ballast", 0)
 
     def __call__(self, inputs: dict[str, Any]) -> dict[str, Any]:
         self.calls += 1
@@ -46,9 +48,10 @@ class FakeSession:
 class FakeTarget:
     """Opens fake models."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, streams: int) -> None:
         self.name = name
         self.threads = threads
+        self.streams = streams
 
     def open(self, artifact: Any) -> FakeSession:
         try:
@@ -57,11 +60,11 @@ class FakeTarget:
             raise ModelError("this is not a fake model") from error
 
 
-def open_fake(text: str, threads: int = 0) -> Any:
+def open_fake(text: str, threads: int, streams: int) -> Any:
     """Give a fake target, or refuse as a door does."""
     if text != "fake":
         raise TargetError(f"unknown target {text!r}; choose fake")
-    return FakeTarget(text, threads)
+    return FakeTarget(text, threads, streams)
 
 
 if __name__ == "__main__":

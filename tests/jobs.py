@@ -44,6 +44,7 @@ def opened(
     seed: int = 0,
     target: str = "onnxruntime",
     sensitivity: str = "auto",
+    streams: int = 0,
     progress: Progress = _SILENT,
     limits: Limits = UNLIMITED,
     effort: Effort = FULL,
@@ -67,6 +68,7 @@ def opened(
         limits,
         effort,
         sensitivity,
+        streams,
     )
     return open_request(model, request, progress)
 

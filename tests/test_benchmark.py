@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fewbits.benchmark import KEPT_CALLS, Candidate, block_order, compare, peak_memory, rounds_needed
 from fewbits.errors import DataError, ModelError, TargetError, UsageError, WorkerError
+from fewbits.measurement import Measure
 from fewbits.targets.probe import available_cores
 from fewbits.targets.worker import run_block, serve, thinned
 
@@ -135,6 +136,59 @@ def test_one_candidate_alone_is_measured(fake: Callable[..., Candidate]) -> None
     result = compare([fake("only")], X, **QUICK)
     assert result.speedups == {}
     assert result.latencies["only"].median > 0
+
+
+# ---- several calls at the same time
+
+
+def test_streams_are_called_at_the_same_time(fake: Callable[..., Candidate]) -> None:
+    """A call that sleeps needs no core: four at a time complete about four times as many."""
+    few, many = (replace(fake(f"{streams}", sleep=0.004), streams=streams) for streams in (1, 4))
+    result = compare([few, many], X, **QUICK)
+    assert result.measure is Measure.THROUGHPUT
+    assert result.speedups["4"].low > 2
+    assert "1 stream of 1 thread and 4 streams of 1 thread" in result.how
+
+
+def test_throughput_is_counted_in_samples(fake: Callable[..., Candidate]) -> None:
+    watcher = Watcher(act=lambda: None)
+    one = replace(fake("one", sleep=0.004), streams=2)
+    inputs = {"x": np.zeros((8, 3), np.float32)}
+    result = compare([one], inputs, looks=1, progress=watcher, **QUICK)
+    assert watcher.titles == ["throughput"]
+    assert [len(block) for block in result.latencies["one"].blocks] == [1] * 8
+    # Two calls of 8 samples in at least 4 ms.
+    assert result.latencies["one"].median >= 0.004 / 16
+    assert result.latencies["one"].median == np.median(result.latencies["one"].blocks)
+
+
+def test_what_is_measured_differently_is_not_compared(fake: Callable[..., Candidate]) -> None:
+    with pytest.raises(UsageError, match="some candidates have streams and some have none"):
+        compare([fake("a"), replace(fake("b"), streams=2)], X, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error", "message"),
+    [
+        ({"dies_after": 9}, WorkerError, "bad: .*SIGKILL"),
+        ({"inputs": ["y"]}, DataError, r"bad: inputs \['x'\] do not fit"),
+    ],
+)
+def test_failures_in_a_stream_name_the_candidate_and_the_cause(
+    fake: Callable[..., Candidate], behaviour: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"(?s){message}"):
+        compare([replace(fake("bad", **behaviour), streams=3)], X, **QUICK)
+
+
+@linux_only
+def test_interrupt_leaves_no_process_with_streams(fake: Callable[..., Candidate]) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compare([replace(fake("a"), streams=2)], X, progress=Watcher(interrupt), **QUICK)
+    assert children() == []
 
 
 # ---- the order
@@ -300,10 +354,10 @@ def test_input_names_are_free(fake: Callable[..., Candidate]) -> None:
 
 def test_protocol_errors_are_answered() -> None:
     answers = io.StringIO()
-    serve(lambda text, threads: pytest.fail("must not open"), ['{"run": {}}\n'], answers)
+    serve(lambda *_: pytest.fail("must not open"), ['{"run": {}}\n'], answers)
     assert json.loads(answers.getvalue())["error"]["kind"] == "WorkerError"
     answers = io.StringIO()
-    serve(lambda text, threads: pytest.fail("must not open"), ['{"quit": {}}\n'], answers)
+    serve(lambda *_: pytest.fail("must not open"), ['{"quit": {}}\n'], answers)
     assert answers.getvalue() == ""
 
 
@@ -355,6 +409,17 @@ def test_onnxruntime_through_the_real_worker(matmul: Callable[[int], Path]) -> N
     small, large = (Candidate(str(n), matmul(n), "onnxruntime:cpu", threads=1) for n in (1, 12))
     result = compare([large, small], inputs, looks=1, block_seconds=0.02)
     assert result.speedups["1"].low > 1
+    with pytest.raises(DataError, match="x"):
+        compare([small], {"x": np.ones((3, 3), np.float32)})
+
+
+@pytest.mark.parametrize("target", ["onnxruntime:cpu", "openvino:cpu"])
+def test_streams_through_the_real_worker(matmul: Callable[[int], Path], target: str) -> None:
+    inputs = {"x": np.ones((64, 256), np.float32)}
+    small, large = (Candidate(str(n), matmul(n), target, threads=1, streams=2) for n in (1, 12))
+    result = compare([large, small], inputs, looks=1, block_seconds=0.02)
+    assert result.speedups["1"].low > 1
+    assert result.measure is Measure.THROUGHPUT
     with pytest.raises(DataError, match="x"):
         compare([small], {"x": np.ones((3, 3), np.float32)})
 

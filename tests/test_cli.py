@@ -23,7 +23,7 @@ from fewbits.formats.scheme import INT8_STATIC
 from fewbits.graph import Graph, Kind, Node, Tensor
 from fewbits.grouping import group
 from fewbits.machine import Machine
-from fewbits.measurement import Comparison, Interval, Latency
+from fewbits.measurement import Comparison, Interval, Latency, MemoryComparison
 from fewbits.models.protocol import Artifact
 from fewbits.outcome import Outcome
 from fewbits.plan import Plan
@@ -63,6 +63,7 @@ class BenchReport:
     bytes: dict[str, int]
     executed: dict[str, tuple[Executed, ...]]
     machine: Machine
+    memory: MemoryComparison | None = None
 
 
 class Calls:
@@ -155,18 +156,9 @@ def test_tune_hands_every_option_on(calls: Calls) -> None:
     code = run(
         *TUNE,
         *("--calibration", "c.npz", "--metric", "mine.py:score", "--lower-is-better", "--max-loss", "0.01"),
-        *("--objective", "size", "--target", "onnxruntime:cpu", "--threads", "2", "--batch", "8", "--seed", "7"),
-        *(
-            "--calibration-method",
-            "entropy",
-            "--sensitivity",
-            "kl",
-            "--rule",
-            "conv_1*=fp32",
-            "--rule",
-            "*=int8",
-            "--force",
-        ),
+        *("--objective", "throughput", "--target", "onnxruntime:cpu", "--threads", "2", "--batch", "8", "--seed", "7"),
+        *("--streams", "4", "--calibration-method", "entropy", "--sensitivity", "kl"),
+        *("--rule", "conv_1*=fp32", "--rule", "*=int8", "--force"),
         *("--max-latency", "5ms", "--max-size", "20MB", "--max-trials", "3", "--max-time", "10m"),
         *("--image-size", "224x320", "--mean", "0.5,0.4,0.3", "--std", "0.25"),
     )
@@ -179,7 +171,7 @@ def test_tune_hands_every_option_on(calls: Calls) -> None:
         "evaluate": "mine.py:score",
         "higher_is_better": False,
         "max_loss": "0.01",
-        "objective": "size",
+        "objective": "throughput",
         "max_latency": "5ms",
         "max_size": "20MB",
         "max_trials": 3,
@@ -187,6 +179,7 @@ def test_tune_hands_every_option_on(calls: Calls) -> None:
         "target": "onnxruntime:cpu",
         "threads": 2,
         "batch": 8,
+        "streams": 4,
         "calibration_method": "entropy",
         "sensitivity": "kl",
         "rules": (Rule.parse("conv_1*=fp32"), Rule.parse("*=int8")),

@@ -69,6 +69,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "search": set(),
     "verify": {"graph", "amounts", "data", "evaluation", "metrics", "metric_rows", "budget", "limits", "record"},
     "benchmark": {"data", "targets", "verify"},
+    "memory": {"benchmark", "data", "targets", "verify"},
     "store": {"record"},
     "weights": {"data", "models"},
     "comparison": {"formats", "data", "graph"},
@@ -77,7 +78,7 @@ ALLOWED: Mapping[str, set[str]] = {
     | SEAMS
     | {"data", "dialect", "evaluation", "metrics", "budget", "record", "models", "targets", "calibration"}
     | {"amounts", "attribution", "costs", "limits", "search", "refine", "sensitivity", "smoothing", "verify"}
-    | {"benchmark", "store", "report"}
+    | {"benchmark", "memory", "store", "report"}
     | TABLES
     | MEASURING,
     "doctor": DESCRIPTIONS | SEAMS | {"benchmark", "targets", "models", "costs"} | MEASURING,

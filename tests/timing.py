@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 
-from fewbits.benchmark import Candidate
+from fewbits.benchmark import Candidate, compare
 from fewbits.costs.cache import CostCache
 from fewbits.costs.key import RegionCost
 from fewbits.costs.measured import Measuring, Wanted
@@ -18,7 +19,7 @@ from fewbits.costs.table import CostTable
 from fewbits.data.batches import Array
 from fewbits.formats.scheme import Scheme
 from fewbits.grouping import Group
-from fewbits.measurement import Comparison, Interval, Latency
+from fewbits.measurement import Comparison, Interval, Latency, Measure, MemoryComparison
 
 STAGES = ("accepting", "placing", "screening", "searching", "benching", "floats", "looks", "limited", "most_accurate")
 _SECOND = 1e-4
@@ -40,6 +41,9 @@ class Timing:
     Stands in for `fewbits.costs.measured.cost_table`, too: `costs` has the arithmetic's seconds by the sort of scheme,
     relative to fp32, which takes as long as the group has operands and weights; sorts that it does not name are
     refused. `priced` remembers the targets whose tables were asked for.
+
+    Stands in for `fewbits.memory.compare_memory`, too: `memories` has bytes that a process takes besides on targets
+    whose name matches. `remembered` has the names of the candidates of each comparison.
     """
 
     speed: float = 2.0
@@ -50,6 +54,8 @@ class Timing:
     seconds: Callable[[Candidate], float] | None = None
     asked: list[tuple[str, ...]] = field(default_factory=list)
     priced: list[str] = field(default_factory=list)
+    memories: Mapping[str, int] = field(default_factory=dict)
+    remembered: list[tuple[str, ...]] = field(default_factory=list)
 
     def compare(self, candidates: Sequence[Candidate], inputs: Mapping[str, Array], **options: object) -> Comparison:
         """See `fewbits.benchmark.compare`."""
@@ -70,7 +76,29 @@ class Timing:
             latencies={name: Latency(name, second, ((second,) * 3,) * 8) for name, second in seconds.items()},
             speedups={name: Interval(speed, speed * 0.95, speed * 1.05) for name, speed in speeds.items()},
             how="made up",
+            measure=Measure.THROUGHPUT if candidates[0].streams else Measure.LATENCY,
         )
+
+    def compare_memory(
+        self, candidates: Sequence[Candidate], inputs: Mapping[str, Array], rounds: int = 6, **options: object
+    ) -> MemoryComparison:
+        """See `fewbits.memory.compare_memory`: a fixed cost and the file's size, within a hundredth."""
+        assert inputs
+        self.remembered.append(tuple(candidate.name for candidate in candidates))
+        sizes = {one.name: self.memory_of(one) for one in candidates}
+        first = candidates[0].name
+        saved = {name: sizes[first] - size for name, size in sizes.items() if name != first}
+        return MemoryComparison(
+            baseline=first,
+            peaks={name: (size,) * rounds for name, size in sizes.items()},
+            savings={name: Interval(one, one - 0.01 * abs(one), one + 0.01 * abs(one)) for name, one in saved.items()},
+            how="made up",
+        )
+
+    def memory_of(self, candidate: Candidate) -> int:
+        """What a process of `candidate` takes."""
+        extra = next((one for pattern, one in self.memories.items() if fnmatchcase(candidate.target, pattern)), 0)
+        return 100 * 2**20 + candidate.model.stat().st_size + extra
 
     def speed_of(self, name: str) -> float:
         """How fast the candidate `name` is beside the first."""
@@ -101,11 +129,19 @@ class Timing:
         unless `costs` are made up, too."""
         for stage in STAGES:
             put(f"fewbits.flow.{stage}.compare", self.compare)
+        for stage in ("accepting", "benching", "memory"):
+            put(f"fewbits.flow.{stage}.compare_memory", self.compare_memory)
         if costs:
             put("fewbits.flow.pricing.cost_table", self.cost_table)
         # A coarse front is as good here, and traced in a fourth of the time.
         put("fewbits.flow.climbing._POINTS", _POINTS)
         return self
+
+
+def hurry(put: Callable[[str, object], None]) -> None:
+    """Let every stage measure for real, in blocks so short that nothing can be said about speed."""
+    for stage in STAGES:
+        put(f"fewbits.flow.{stage}.compare", partial(compare, block_seconds=0.01, looks=1))
 
 
 def _put_for_good(name: str, value: object) -> None:

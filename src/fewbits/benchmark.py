@@ -1,4 +1,4 @@
-"""Paired latency: every candidate in its own process, one running at a time, in blocks that rotate.
+"""Paired latency and throughput: every candidate in its own process, one running at a time, in blocks that rotate.
 
 Calling models in turn inside one process is unfair: a runtime's threads keep spinning after a call and take
 the cores of whoever comes next. Here a worker that waits is stopped (SIGSTOP on POSIX; elsewhere a short
@@ -11,6 +11,9 @@ stopping at the first pleasant sight finds differences where there are none, so 
 beforehand and every look is taken at the confidence that keeps the promise for all of them together (Bonferroni:
 with error 5 % and 3 looks, each look allows 1.7 %). The promise is per candidate: who picks the best of many
 must still account for the choice.
+
+Where candidates have streams, the process calls its model from so many threads at the same time, and a block gives one
+figure: its seconds for each sample of the calls that were completed in it.
 """
 
 from __future__ import annotations
@@ -26,12 +29,12 @@ from typing import Final
 
 import numpy as np
 
-from fewbits.data.batches import Array
+from fewbits.data.batches import Array, Batch
 from fewbits.errors import DataError, ModelError, StorageError, UsageError
-from fewbits.measurement import Comparison, Interval, Latency
+from fewbits.measurement import Comparison, Interval, Latency, Measure
 from fewbits.progress import Progress, Silent
 from fewbits.targets.client import WORKER, Block, Job, Worker
-from fewbits.targets.probe import checked_threads
+from fewbits.targets.probe import checked_threads, threads_of_stream
 from fewbits.verify.paired import ratio_interval
 
 KEPT_CALLS: Final = 200
@@ -42,12 +45,14 @@ _SILENT: Final = Silent()
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model file on a target. `threads` 0 means all cores that this process may use."""
+    """A model file on a target. `threads` are those of all calls at the same time, 0 means all cores that this process
+    may use. `streams` calls run at the same time; with 0 they run one after the other, and each is timed."""
 
     name: str
     model: Path
     target: str
     threads: int = 0
+    streams: int = 0
 
 
 def block_order(round_: int, candidates: int) -> tuple[int, ...]:
@@ -79,7 +84,8 @@ def compare(
     worker: Sequence[str] = WORKER,
     start_seconds: float = 300.0,
 ) -> Comparison:
-    """Measure `candidates` against the first of them on one batch of `inputs`.
+    """Measure `candidates` against the first of them on one batch of `inputs`: seconds per call, or per sample (entries
+    of the first axis) where they have streams.
 
     Args:
         candidates: the baseline and those that are compared with it; their names differ.
@@ -87,8 +93,8 @@ def compare(
         rounds: rounds before the first look, and between looks.
         looks: after so many looks the measurement ends in any case; 1 means exactly `rounds` rounds.
         block_seconds: shortest duration of one candidate's block in one round.
-        min_calls: fewest timed calls of a block.
-        drop: calls at the start of each block that do not count.
+        min_calls: fewest timed calls of a block, of each stream.
+        drop: calls at the start of each block that do not count, of each stream.
         confidence: of every interval, all looks together.
         half_width: an interval whose half-width, relative to its value, is below this is narrow enough to stop.
         progress: told of every round.
@@ -96,11 +102,14 @@ def compare(
         start_seconds: how long opening a model and its first calls may take.
 
     Raises:
-        UsageError: no or equally named candidates, more threads than cores, too few rounds for `confidence`.
+        UsageError: no or equally named candidates, some with streams and some without, more threads than cores, too few
+            rounds for `confidence`.
         ModelError, DataError, TargetError: a candidate cannot be opened, or called with `inputs`.
         WorkerError: a measuring process died or did not answer.
     """
     _check_names(candidates)
+    measure = _measure(candidates)
+    samples = Batch(inputs).samples if measure is Measure.THROUGHPUT else 1
     look_confidence = 1 - (1 - confidence) / looks
     if rounds < rounds_needed(look_confidence):
         raise UsageError(
@@ -110,14 +119,17 @@ def compare(
     block = Block(block_seconds, min_calls, drop, KEPT_CALLS)
     blocks: dict[str, list[tuple[float, ...]]] = {candidate.name: [] for candidate in candidates}
     speedups: dict[str, Interval] = {}
-    progress.stage("latency", rounds * looks)
+    progress.stage(str(measure), rounds * looks)
     with _opened(candidates, inputs, worker, start_seconds) as workers:
-        patience = [start_seconds + 10 * _expected_seconds(one, block) for one in workers]
+        patience = [
+            start_seconds + 10 * _expected_seconds(one, block) * max(1, candidate.streams)
+            for one, candidate in zip(workers, candidates, strict=True)
+        ]
         for round_ in range(rounds * looks):
             for place in block_order(round_, len(candidates)):
                 taken = _turn(workers[place], block, patience[place])
-                blocks[candidates[place].name].append(taken)
-            progress.advance(_note(blocks))
+                blocks[candidates[place].name].append(tuple(seconds / samples for seconds in taken))
+            progress.advance(_note(blocks, measure))
             if (round_ + 1) % rounds == 0:
                 speedups = _speedups(candidates, blocks, look_confidence, confidence)
                 if all(_is_settled(interval, half_width) for interval in speedups.values()):
@@ -128,11 +140,13 @@ def compare(
         latencies={name: Latency(name, median(map(median, taken)), tuple(taken)) for name, taken in blocks.items()},
         speedups=speedups,
         how=(
-            f"median over {done} rounds of the ratio of block medians (baseline over candidate), {confidence:.0%} "
-            f"interval that allows for {looks} look{'s' if looks > 1 else ''}; one process per candidate, "
-            f"one running at a time, blocks of {block_seconds:g} s and at least {min_calls} calls in rotating order, "
-            f"first {drop} calls of each dropped; {_threads_text(candidates)}"
+            f"median over {done} rounds of the ratio of {_block_text(measure)} (baseline over candidate), "
+            f"{confidence:.0%} interval that allows for {looks} look{'s' if looks > 1 else ''}; one process per "
+            f"candidate, one running at a time, blocks of {block_seconds:g} s and at least {min_calls} calls"
+            f"{' of every stream' if measure is Measure.THROUGHPUT else ''} in rotating order, first {drop} calls of "
+            f"each dropped; {_threads_text(candidates)}"
         ),
+        measure=measure,
     )
 
 
@@ -171,7 +185,8 @@ def _opened(
         stored = _store(inputs, folder / "inputs.npz")
         workers = []
         for candidate, count in zip(candidates, threads, strict=True):
-            job = Job(candidate.name, candidate.model.resolve(), candidate.target, count, stored, tuple(inputs))
+            file = candidate.model.resolve()
+            job = Job(candidate.name, file, candidate.target, count, stored, tuple(inputs), candidate.streams)
             worker = stack.enter_context(Worker(job, command=command, start_seconds=start_seconds))
             worker.open()
             workers.append(worker)
@@ -235,10 +250,35 @@ def _check_names(candidates: Sequence[Candidate]) -> None:
         raise UsageError(f"candidates share a name: {', '.join(names)}; give each its own")
 
 
-def _note(blocks: Mapping[str, Sequence[tuple[float, ...]]]) -> str:
-    return ", ".join(f"{name} {median(taken[-1]) * 1e3:.3g} ms" for name, taken in blocks.items())
+def _measure(candidates: Sequence[Candidate]) -> Measure:
+    found = {Measure.THROUGHPUT if candidate.streams else Measure.LATENCY for candidate in candidates}
+    if len(found) > 1:
+        raise UsageError("some candidates have streams and some have none; only what is measured alike is compared")
+    return found.pop()
+
+
+def _block_text(measure: Measure) -> str:
+    return "block medians" if measure is Measure.LATENCY else "seconds per completed sample"
+
+
+def _note(blocks: Mapping[str, Sequence[tuple[float, ...]]], measure: Measure) -> str:
+    last = {name: median(taken[-1]) for name, taken in blocks.items()}
+    if measure is Measure.THROUGHPUT:
+        return ", ".join(f"{name} {1 / seconds:.4g} samples/s" for name, seconds in last.items())
+    return ", ".join(f"{name} {seconds * 1e3:.3g} ms" for name, seconds in last.items())
 
 
 def _threads_text(candidates: Sequence[Candidate]) -> str:
-    counts = sorted({checked_threads(candidate.threads) for candidate in candidates})
-    return f"{' and '.join(map(str, counts))} thread{'s' if counts != [1] else ''}"
+    return " and ".join(sorted({_counts(candidate) for candidate in candidates}))
+
+
+def _counts(candidate: Candidate) -> str:
+    streams = candidate.streams
+    if not streams:
+        return _counted(checked_threads(candidate.threads), "thread")
+    each = _counted(threads_of_stream(candidate.threads, streams), "thread")
+    return f"{_counted(streams, 'stream')} of {each}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"

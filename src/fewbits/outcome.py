@@ -36,7 +36,7 @@ _ADVICE = {
     ),
     Outcome.BUDGET_UNREACHABLE: (
         "No plan that gains anything stays within the accuracy budget and the limits. The original is returned as "
-        "model.onnx and the closest plan is saved as best.onnx; allow more (--max-loss, --max-latency, --max-size) or "
+        "model.onnx and the closest plan is saved as best.onnx; allow more loss (--max-loss), widen the limits, or "
         "give more calibration data."
     ),
 }

@@ -14,7 +14,7 @@ from fewbits.errors import RunError
 from fewbits.evaluation import Direction
 from fewbits.limits import UNLIMITED, Limits
 from fewbits.machine import Machine
-from fewbits.measurement import Comparison, Interval
+from fewbits.measurement import Comparison, Interval, MemoryComparison
 from fewbits.outcome import Outcome
 
 # A model that gives NaN has an infinite loss; plain JSON would turn that into null.
@@ -153,8 +153,9 @@ class TrialRow:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """A finished run. `target` serves the result. `floats` compares the original on all runtimes, `plans` the plans
-    that were begun with; ``None`` where there was nothing to compare.
+    """A finished run. `target` serves the result, with `threads` shared by `streams` calls at the same time (0: one
+    after the other). `memory` is measured where it is the objective. `floats` compares the original on all
+    runtimes, `plans` the plans that were begun with; ``None`` where there was nothing to compare.
 
     `limits` is what the model to serve may cost. Where the target is simulated, nothing is timed: `predicted` has the
     costs by models of the hardware, the one that was made small first, and the costs of schemes and of the front are in
@@ -187,6 +188,8 @@ class RunRecord:
     notes: tuple[str, ...]
     settings: Mapping[str, str]
     predicted: tuple[PredictedCost, ...] = ()
+    streams: int = 0
+    memory: MemoryComparison | None = None
     limits: Limits = UNLIMITED
     measure: str = "output"
     version: int = VERSION

@@ -8,7 +8,9 @@ import pytest
 
 import builders
 import fewbits
+from fewbits.cli.bench import describe
 from fewbits.demo import demo_data, demo_model
+from fewbits.measurement import Measure
 from timing import Timing
 
 
@@ -53,6 +55,39 @@ def test_the_batch_is_the_one_asked_for() -> None:
     found = fewbits.bench(["a.onnx"], demo_data(), batch=7, threads=1)
     assert found.comparison.speedups == {}
     assert found.executed["a.onnx"]
+
+
+def test_throughput_has_streams_and_samples_per_second() -> None:
+    found = fewbits.bench(["a.onnx"], demo_data(), batch=4, threads=1, objective="throughput", streams=2)
+    assert found.comparison.measure is Measure.THROUGHPUT
+    assert found.executed["a.onnx"]
+    assert "throughput, samples/s" in describe(found)
+    assert "500 [500, 500]" in describe(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"objective": "size"}, "latency, throughput, memory are compared, not size"),
+        ({"objective": "energy"}, "simulated:energy"),
+        ({"streams": 2}, "streams are for the objective throughput"),
+    ],
+)
+def test_what_is_not_compared(options: dict[str, object], said: str) -> None:
+    with pytest.raises(fewbits.UsageError, match=said):
+        fewbits.bench(["a.onnx"], demo_data(), threads=1, **options)  # type: ignore[arg-type]
+
+
+def test_memory_comes_with_latency() -> None:
+    Path("other").mkdir()
+    Path("other/a.onnx").write_bytes(Path("a.onnx").read_bytes())
+    found = fewbits.bench(["a.onnx", "other/a.onnx"], demo_data(), threads=1, objective="memory")
+    assert found.memory is not None
+    assert set(found.memory.peaks) == {"a.onnx", "other/a.onnx"}
+    text = describe(found)
+    assert "latency, ms" in text
+    assert "peak memory, MiB" in text
+    assert "100.3 [100.3, 100.3]" in text
 
 
 def test_nothing_to_measure() -> None:

@@ -8,7 +8,7 @@ import builders
 import fewbits
 from fewbits.budget import ANY_LOSS, Budget
 from fewbits.errors import UsageError
-from fewbits.flow.goal import budget_of, check_goal, objective_of
+from fewbits.flow.goal import budget_of, check_goal
 from fewbits.limits import UNLIMITED, Limits
 from fewbits.verify.acceptance import Objective
 
@@ -25,6 +25,7 @@ def test_what_may_be_lost_where_nothing_is_said() -> None:
         (Objective.ACCURACY, None, UNLIMITED, "auto", "--max-latency 5ms or --max-size 20MB"),
         (Objective.LATENCY, "any", UNLIMITED, "auto", "give --max-loss 1%"),
         (Objective.SIZE, "any", Limits(size=10), "auto", "--objective accuracy"),
+        (Objective.THROUGHPUT, "1%", Limits(0.005, 10), "auto", "leave --max-latency out"),
         (Objective.LATENCY, "1%", Limits(0.005), "simulated:mpic", "leave --max-latency, --max-size"),
         (Objective.ACCURACY, None, Limits(size=10), "simulated:size", "name a runtime as --target"),
     ],
@@ -38,8 +39,8 @@ def test_what_does_not_go_together(
 
 @pytest.mark.parametrize("objective", list(Objective))
 def test_limits_go_with_every_objective(objective: Objective) -> None:
-    check_goal(objective, Budget.parse("1%"), Limits(0.005, 10**6), "auto")
-    assert objective_of(str(objective)) is objective
+    latency = None if objective is Objective.THROUGHPUT else 0.005
+    check_goal(objective, Budget.parse("1%"), Limits(latency, 10**6), "auto")
 
 
 @pytest.mark.parametrize(

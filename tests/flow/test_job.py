@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 import builders
 from fewbits.flow.job import Job, Wish, asked
 from fewbits.formats.scheme import FP32, INT8_DYNAMIC, INT8_WEIGHT, Scheme
+from fewbits.limits import UNLIMITED, Limits
 from fewbits.plan import Plan
 from fewbits.space import Rule
+from fewbits.verify.acceptance import Objective
 from jobs import job, opened, site, wishes
 
 
@@ -20,6 +23,26 @@ def residual(tmp_path: Path) -> Job:
 @pytest.fixture
 def gelu(tmp_path: Path) -> Job:
     return job(opened(builders.mlp_gelu(), builders.features(70)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("objective", "limits", "times", "for_size", "slower_may_pay"),
+    [
+        (Objective.LATENCY, UNLIMITED, True, False, False),
+        (Objective.LATENCY, Limits(size=1), True, False, True),
+        (Objective.THROUGHPUT, UNLIMITED, True, False, False),
+        (Objective.SIZE, Limits(0.1), False, True, True),
+        (Objective.MEMORY, Limits(0.1), False, False, True),
+        (Objective.ACCURACY, Limits(0.1, 1), True, False, True),
+        (Objective.ACCURACY, Limits(0.1), True, False, False),
+        (Objective.ACCURACY, Limits(size=1), False, True, True),
+    ],
+)
+def test_what_the_search_makes_small(
+    objective: Objective, limits: Limits, times: bool, for_size: bool, slower_may_pay: bool, residual: Job
+) -> None:
+    one = replace(residual, objective=objective, limits=limits)
+    assert (one.times, one.for_size, one.slower_may_pay) == (times, for_size, slower_may_pay)
 
 
 def test_every_group_has_a_choice_and_every_choice_a_reason(residual: Job) -> None:

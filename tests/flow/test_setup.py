@@ -40,6 +40,7 @@ def settings(**options: object) -> dict[str, str]:
         ({"sensitivity": "kl"}, {"sensitivity"}),
         ({"rules": (Rule.parse("a=fp32"),)}, {"rules"}),
         ({"seed": 1}, {"seed"}),
+        ({"objective": Objective.THROUGHPUT, "streams": 3}, {"objective", "streams"}),
         ({"threads": available_cores()}, {"threads"} if available_cores() > 1 else set()),
     ],
 )

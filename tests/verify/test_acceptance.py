@@ -9,7 +9,7 @@ import f1_scores
 from fewbits.budget import Budget
 from fewbits.errors import MetricError
 from fewbits.evaluation import Direction, Scores
-from fewbits.measurement import Comparison, Interval
+from fewbits.measurement import Comparison, Interval, MemoryComparison
 from fewbits.outcome import Outcome
 from fewbits.record import Accuracy, PredictedCost
 from fewbits.verify.acceptance import (
@@ -117,11 +117,32 @@ class TestVerdict:
         assert "relative loss of accuracy is 11.11%" in found.reason
         assert "more than the allowed 1%" in found.reason
 
+    @pytest.mark.parametrize("objective", [Objective.LATENCY, Objective.THROUGHPUT])
     @pytest.mark.parametrize("gain", [SAME, SLOWER, Interval(1.3, 1.0, 1.5), None])
-    def test_no_sure_gain_in_speed_keeps_the_original(self, gain: Interval | None) -> None:
-        found = verdict(Objective.LATENCY, accuracy(90, 90, "1%"), gain, 100, 30)
+    def test_no_sure_gain_in_speed_keeps_the_original(self, objective: Objective, gain: Interval | None) -> None:
+        found = verdict(objective, accuracy(90, 90, "1%"), gain, 100, 30)
         assert found.outcome is Outcome.KEPT_ORIGINAL
         assert found.reason
+
+    def test_a_gain_in_throughput_is_called_so(self) -> None:
+        found = verdict(Objective.THROUGHPUT, accuracy(90, 90, "1%"), FASTER, 100, 300)
+        assert found.outcome is Outcome.MET
+        assert "1.50x the throughput of the original" in found.reason
+
+    def test_memory_counts_only_beyond_what_measurements_scatter(self) -> None:
+        def memory(low: float) -> MemoryComparison:
+            peaks = {"original": (110 << 20, 100 << 20), "tuned": (70 << 20,) * 2}
+            return MemoryComparison("original", peaks, {"tuned": Interval(35 * 2**20, low * 2**20, 40 * 2**20)}, "")
+
+        sure = verdict(Objective.MEMORY, accuracy(90, 90, "1%"), SLOWER, 100, 300, memory=memory(30))
+        assert sure.outcome is Outcome.MET
+        assert "70.0 MiB at its peak against 105.0 MiB" in sure.reason
+        assert "35.0 MiB less (95% interval 30.0 to 40.0)" in sure.reason
+        assert "slower: 0.80x" in sure.reason
+        for low in (0, -1):
+            unsure = verdict(Objective.MEMORY, accuracy(90, 90, "1%"), FASTER, 300, 100, memory=memory(low))
+            assert unsure.outcome is Outcome.KEPT_ORIGINAL
+        assert verdict(Objective.MEMORY, accuracy(90, 90, "1%"), FASTER, 300, 100).outcome is Outcome.KEPT_ORIGINAL
 
     def test_size_counts_bytes_and_mentions_a_loss_of_speed(self) -> None:
         smaller = verdict(Objective.SIZE, accuracy(90, 90, "1%"), SLOWER, 1000, 300)

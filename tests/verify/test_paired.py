@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewbits.measurement import Interval
-from fewbits.verify.paired import difference_interval, mean_interval, ratio_interval
+from fewbits.verify.paired import difference_interval, mean_interval, median_difference, ratio_interval
 
 floats = st.floats(-100, 100)
 
@@ -181,3 +181,26 @@ def test_a_bootstrap_of_few_rounds_would_promise_too_much() -> None:
     ordered = float(np.mean([interval.low <= 1 <= interval.high for interval in exact]))
     assert bootstrap < 0.94
     assert ordered >= 0.97
+
+
+@given(st.lists(st.tuples(floats, floats), min_size=1, max_size=20), floats)
+def test_the_median_difference_moves_with_what_is_added_and_is_the_ratio_s_of_exponents(
+    pairs: list[tuple[float, float]], shift: float
+) -> None:
+    before, after = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    found = median_difference(before, after)
+    assert found.value == pytest.approx(np.median(np.subtract(before, after)))
+    moved = median_difference([one + shift for one in before], after)
+    assert moved.value == pytest.approx(found.value + shift, abs=1e-9)
+    if len(pairs) > 1:
+        assert (moved.low, moved.high) == pytest.approx((found.low + shift, found.high + shift), abs=1e-9)
+    scaled = ratio_interval(np.exp(np.divide(before, 100)).tolist(), np.exp(np.divide(after, 100)).tolist())
+    assert 100 * np.log([scaled.low, scaled.high]) == pytest.approx([found.low, found.high], abs=1e-6)
+
+
+def test_one_difference_is_no_saving_for_sure() -> None:
+    assert median_difference([5.0], [3.0]).low == 0
+    assert median_difference([3.0], [5.0]).high == 0
+    assert median_difference([5.0] * 6, [3.0, 3.1, 3.2, 3.0, 3.0, 4.9]).low > 0
+    with pytest.raises(ValueError, match="same rounds"):
+        median_difference([1.0], [1.0, 2.0])

@@ -23,6 +23,13 @@ Data = Annotated[
 ]
 Target = Annotated[str, typer.Option(help="The runtime that serves the model, for example onnxruntime:cpu.")]
 Threads = Annotated[int, typer.Option(min=0, help="Threads of the runtime; 0 means every core.")]
+Streams = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Calls at the same time when throughput is measured, which share the threads; 0 means one per thread.",
+    ),
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 
 
@@ -30,7 +37,9 @@ class Objective(StrEnum):
     """What is made as small as possible; or the accuracy, as high as the limits allow."""
 
     LATENCY = "latency"
+    THROUGHPUT = "throughput"
     SIZE = "size"
+    MEMORY = "memory"
     ACCURACY = "accuracy"
 
 

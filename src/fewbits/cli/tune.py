@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fewbits.cli import arguments
-from fewbits.cli.arguments import CalibrationMethod, Data, Model, Objective, Sensitivity, Target, Threads
+from fewbits.cli.arguments import CalibrationMethod, Data, Model, Objective, Sensitivity, Streams, Target, Threads
 from fewbits.cli.output import show, tell
 from fewbits.console import stderr_progress
 from fewbits.errors import FewbitsError, RunError
@@ -50,13 +50,14 @@ def tune(
         ),
     ] = None,
     objective: Annotated[
-        Objective,
+        str,
         typer.Option(
-            help="What to make as small as possible within the allowed loss; or the accuracy, within --max-latency and "
+            metavar="|".join(Objective),
+            help="What to make as good as possible within the allowed loss; or the accuracy, within --max-latency and "
             "--max-size.",
             rich_help_panel=_GOAL,
         ),
-    ] = Objective.LATENCY,
+    ] = Objective.LATENCY.value,
     max_latency: Annotated[
         str | None,
         typer.Option(
@@ -74,7 +75,8 @@ def tune(
     ] = None,
     target: Target = "auto",
     threads: Threads = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Samples per call when latency is measured.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Samples per call when it is measured.")] = 1,
+    streams: Streams = 0,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -145,6 +147,7 @@ def tune(
     # Frameworks load when there is work for them, so that --help and errors in options are quick.
     from fewbits import flow
     from fewbits.data import ImageOptions
+    from fewbits.flow.objectives import objective_of
     from fewbits.report.text import summary
     from fewbits.space import Rule
     from fewbits.store import RunFile, finished_steps
@@ -156,6 +159,7 @@ def tune(
             mean=(0.0,) if mean is None else arguments.channels("--mean", mean),
             std=(1.0,) if std is None else arguments.channels("--std", std),
         )
+    goal = objective_of(objective)
     rules = tuple(Rule.parse(text) for text in rule or ())
     before = finished_steps(out)
     try:
@@ -167,7 +171,7 @@ def tune(
                 evaluate=metric,
                 higher_is_better=higher_is_better,
                 max_loss=max_loss,
-                objective=objective.value,
+                objective=goal.value,
                 max_latency=max_latency,
                 max_size=max_size,
                 max_trials=max_trials,
@@ -175,6 +179,7 @@ def tune(
                 target=target,
                 threads=threads,
                 batch=batch,
+                streams=streams,
                 calibration_method=calibration_method.value,
                 sensitivity=sensitivity.value,
                 rules=rules,

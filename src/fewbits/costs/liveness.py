@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from fewbits.costs.model import Width, bits_of
@@ -34,6 +34,17 @@ def peak_memory(graph: Graph, groups: Iterable[Group], width: Callable[[str], Wi
     its input's memory, nothing else is written in place. Dynamic dimensions count as 1.
     Raises ModelError where a shape is unknown.
     """
+    peak = Peak(-1.0, "")
+    for step, alive in live_steps(graph, groups):
+        needed = sum(_bytes(graph, name, width) for name in alive)
+        if needed > peak.bytes:
+            peak = Peak(needed, step)
+    return peak
+
+
+def live_steps(graph: Graph, groups: Iterable[Group]) -> Iterator[tuple[str, frozenset[str]]]:
+    """Each step of `graph` with the activations that are alive together in it, as `peak_memory` has them; first "" with
+    the inputs alone. What shares memory goes by the name of the tensor that was there first."""
     steps = _steps(graph, groups)
     shared = _shared(graph)
 
@@ -43,15 +54,12 @@ def peak_memory(graph: Graph, groups: Iterable[Group], width: Callable[[str], Wi
     kept = buffers([*graph.outputs, *graph.pinned])
     last = {name: number for number, step in enumerate(steps) for name in buffers([*step.reads, *step.writes])}
     alive = buffers(graph.inputs)
-    peak = Peak(sum(_bytes(graph, name, width) for name in alive), "")
+    yield "", frozenset(alive)
     alive = {name for name in alive if name in kept or name in last}
     for number, step in enumerate(steps):
         alive |= buffers(step.writes)
-        needed = sum(_bytes(graph, name, width) for name in alive)
-        if needed > peak.bytes:
-            peak = Peak(needed, step.name)
+        yield step.name, frozenset(alive)
         alive = {name for name in alive if name in kept or last[name] > number}
-    return peak
 
 
 def _steps(graph: Graph, groups: Iterable[Group]) -> tuple[_Step, ...]:

@@ -18,14 +18,15 @@ from fewbits.flow.searching import Searched
 from fewbits.flow.sessions import predictor
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32
-from fewbits.measurement import Comparison
+from fewbits.measurement import Comparison, MemoryComparison
+from fewbits.memory import compare_memory
 from fewbits.models.protocol import Artifact
 from fewbits.outcome import Outcome
 from fewbits.plan import Choice, Plan
 from fewbits.record import Accuracy, FrontRow, PredictedCost, TrialRow
 from fewbits.search.descent import Descent
 from fewbits.sensitivity.table import SensitivityTable
-from fewbits.verify.acceptance import compare_accuracy, verdict
+from fewbits.verify.acceptance import Objective, compare_accuracy, verdict
 from fewbits.verify.within import Figures, Limited
 
 
@@ -55,6 +56,7 @@ class Decision:
     front: tuple[FrontRow, ...] = ()
     accuracy: Accuracy | None = None
     comparison: Comparison | None = None
+    memory: MemoryComparison | None = None
     plans: Comparison | None = None
     correction: Correction = field(default_factory=Correction)
     predicted: tuple[PredictedCost, ...] = ()
@@ -115,12 +117,20 @@ def accept(job: Job, site: Site, floats: Floats, searched: Searched, baseline: S
     accuracy, evaluations = measure_accuracy(job, site, searched, artifact, baseline)
     job.progress.advance(f"loss {accuracy.loss.value:.4g}")
     comparison = job.journal.step("acceptance", "latency", Comparison, lambda: _latency(job, site, floats, artifact))
+    memory = None
+    if job.objective is Objective.MEMORY:
+        memory = job.journal.step(
+            "acceptance",
+            "memory",
+            MemoryComparison,
+            lambda: compare_memory(_candidates(job, site, floats, artifact), job.inputs, progress=job.progress),
+        )
     limited = Limited(
         job.limits,
         Figures.of(comparison.latencies[ORIGINAL], original.size),
         Figures.of(comparison.latencies[TUNED], artifact.size),
     )
-    ended = verdict(job.objective, accuracy, comparison.speedups[TUNED], original.size, artifact.size, limited)
+    ended = verdict(job.objective, accuracy, comparison.speedups[TUNED], original.size, artifact.size, limited, memory)
     outcome, reason = ended.outcome, ended.reason
     if outcome is Outcome.KEPT_ORIGINAL:
         reason = f"{reason.rstrip('.')}{on_fastest(floats)}."
@@ -151,6 +161,7 @@ def accept(job: Job, site: Site, floats: Floats, searched: Searched, baseline: S
         front=searched.front,
         accuracy=accuracy,
         comparison=comparison,
+        memory=memory,
         calibration=searched.plan.calibration,
         tuned_bytes=artifact.size,
         evaluations=job.baseline_evaluations + len(searched.trials) + evaluations,
@@ -181,12 +192,15 @@ def measure_accuracy(
 
 
 def _latency(job: Job, site: Site, floats: Floats, artifact: Artifact) -> Comparison:
+    return compare(_candidates(job, site, floats, artifact), job.inputs, progress=job.progress)
+
+
+def _candidates(job: Job, site: Site, floats: Floats, artifact: Artifact) -> list[Candidate]:
     original = job.candidate_file(ORIGINAL, job.model.original().content)
-    candidates = [
-        Candidate(ORIGINAL, original, floats.fastest, job.threads),
-        Candidate(TUNED, job.candidate_file(TUNED, artifact.content), site.name, job.threads),
+    return [
+        job.candidate(ORIGINAL, original, floats.fastest),
+        job.candidate(TUNED, job.candidate_file(TUNED, artifact.content), site.name),
     ]
-    return compare(candidates, job.inputs, progress=job.progress)
 
 
 def _original_on_fastest(job: Job, site: Site, floats: Floats, screened: Screened) -> Mapping[str, Share]:

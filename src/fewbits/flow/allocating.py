@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
 from fewbits.costs.correction import Correction, Parts
 from fewbits.costs.edges import domain, neighbours
 from fewbits.costs.key import RegionCost
+from fewbits.data.batches import Batch
 from fewbits.dialect import dialect
+from fewbits.flow.footprint import footprint
 from fewbits.flow.job import Job
 from fewbits.flow.site import Site
 from fewbits.formats.describe import bits_per_element
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.grouping import Group, attentions
-from fewbits.search.allocation import Additive, Allocation, Choice, Item
+from fewbits.search.allocation import Additive, Allocation, Choice, Item, Peak
 from fewbits.search.boundary import Crossing
+from fewbits.verify.acceptance import Objective
 
 SECONDS: Final = "seconds"
 BYTES: Final = "bytes"
+MEMORY: Final = "memory"
 _CONVERSIONS: Final = "conversions"
 _FREE: Final = RegionCost(0.0, 0.0, 0.0, "", "", "", "")
 
 
+def aim_of(job: Job) -> str:
+    """The resource that the search makes small."""
+    if job.times:
+        return SECONDS
+    return BYTES if job.for_size else MEMORY
+
+
 class Costing:
     """What the choices on one site cost, from its table. A choice names a scheme text for every group of `names`, the
-    same one for both groups of each pair of `together`."""
+    same one for both groups of each pair of `together`. Where throughput counts, seconds are those of a sample: a
+    call's, divided among all samples that are in work."""
 
     def __init__(self, job: Job, site: Site) -> None:
         self._site = site
+        self._shared_by = job.shared_by
+        self._objective = job.objective
+        self._samples = Batch(job.inputs).samples
         self._graph = job.graph
         self._groups = {group.name: group for group in job.groups}
         self.names = tuple(group.name for group in job.groups if group.name in site.space.free)
@@ -43,7 +59,7 @@ class Costing:
         return {name: tuple(map(str, self._site.space.schemes[name])) for name in self.names}
 
     def seconds(self, correction: Correction) -> Additive:
-        """Seconds per call of the groups and of the conversions between them."""
+        """Seconds per call or sample of the groups and of the conversions between them."""
         between = correction.factor(_CONVERSIONS)
         costs = {
             name: {
@@ -63,13 +79,19 @@ class Costing:
         }
         return Additive(BYTES, costs)
 
+    def memory(self) -> Peak:
+        """Bytes of weights and activations in one call, predicted; see `fewbits.flow.footprint`."""
+        return footprint(MEMORY, self._graph, list(self._groups.values()), self.bytes().costs, self._samples)
+
     def allocation(self, harm: Mapping[str, Mapping[str, float]], correction: Correction) -> Allocation:
         """The problem; `harm`: group → scheme text → harm, what it does not name is harmless."""
         items = [
             Item(name, {option: harm.get(name, {}).get(option, 0.0) for option in self.options[name]})
             for name in self.names
         ]
-        return Allocation(items, (self.seconds(correction), self.bytes()), ties=self.together)
+        # Peaks are many rows for the solver, so only where they count.
+        memory = (self.memory(),) if self._objective is Objective.MEMORY else ()
+        return Allocation(items, (self.seconds(correction), self.bytes(), *memory), ties=self.together)
 
     def parts(self, choice: Choice, measured: float) -> Parts:
         """The predicted seconds of `choice` by what a correction can scale."""
@@ -85,7 +107,9 @@ class Costing:
         return Parts(predicted, measured)
 
     def _cost(self, name: str, option: str) -> RegionCost:
-        return self._site.costs.costs.get(name, {}).get(option, _FREE)
+        cost = self._site.costs.costs.get(name, {}).get(option, _FREE)
+        entry, compute, exit_ = (one / self._shared_by for one in (cost.entry, cost.compute, cost.exit))
+        return replace(cost, entry=entry, compute=compute, exit=exit_)
 
     def _alone(self, name: str, option: str) -> float:
         """Conversions of tensors that come from no group or go to none."""

@@ -1,4 +1,4 @@
-"""Models side by side: paired latency, size, and what really ran."""
+"""Models side by side: paired latency or throughput, size, and what really ran."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ from pathlib import Path
 from fewbits.benchmark import Candidate, compare
 from fewbits.data import DataSource, open_data
 from fewbits.errors import ModelError, UsageError
+from fewbits.flow.objectives import objective_of, streams_of
 from fewbits.flow.scratch import scratch_folder, write_scratch
 from fewbits.flow.sessions import call_inputs
 from fewbits.graph import Tensor
 from fewbits.machine import Machine
-from fewbits.measurement import Comparison
+from fewbits.measurement import Comparison, MemoryComparison
+from fewbits.memory import compare_memory
 from fewbits.models import open_model
 from fewbits.progress import Progress, Silent
 from fewbits.targets import is_simulated, open_target
 from fewbits.targets.protocol import Executed
+from fewbits.verify.acceptance import Objective
 
 _PROFILED_CALLS = 12
+_COMPARED = (Objective.LATENCY, Objective.THROUGHPUT, Objective.MEMORY)
 _SILENT = Silent()
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """Paired latencies, bytes on disk, and the nodes that ran, by model name."""
+    """Paired latencies or throughputs, bytes on disk, and the nodes that ran, by model name; peak memory
+    where it was asked for."""
 
     comparison: Comparison
     bytes: Mapping[str, int]
     executed: Mapping[str, tuple[Executed, ...]]
     machine: Machine
+    memory: MemoryComparison | None = None
 
 
 def bench(
@@ -41,9 +47,14 @@ def bench(
     threads: int = 0,
     rounds: int = 8,
     batch: int = 1,
+    objective: str = "latency",
+    streams: int = 0,
     progress: Progress = _SILENT,
 ) -> BenchReport:
     """Compare the ONNX files `models` on the first `batch` samples of `data`; the first is the baseline.
+
+    The `objective` ``latency`` is measured one call at a time; ``throughput`` with `streams` calls at the same time,
+    which share the threads (0: as many as there are threads); ``memory`` adds the peaks of fresh processes to latency.
 
     Raises:
         UsageError: no model, files of one name, or what opening models, data and targets raises.
@@ -62,7 +73,9 @@ def bench(
             f"{target} is emulated, which takes as long as this machine likes; measure on a runtime that is here, or "
             "read the predicted costs of a run of fewbits tune"
         )
-    runtime = open_target(target, threads)
+    goal = _compared(objective_of(objective))
+    calls = streams_of(goal, streams, threads)
+    runtime = open_target(target, threads, max(1, calls))
     reads = open_model(paths[0]).inputs
     inputs = call_inputs(open_data(data, reads), reads, batch)
     sizes: dict[str, int] = {}
@@ -77,9 +90,16 @@ def bench(
             sizes[name] = artifact.size
             executed[name] = tuple(runtime.executed(artifact, inputs, _PROFILED_CALLS))
             file = write_scratch(scratch / f"{number}.onnx", artifact.content)
-            candidates.append(Candidate(name, file, runtime.name, runtime.threads))
+            candidates.append(Candidate(name, file, runtime.name, threads, calls))
         comparison = compare(candidates, inputs, rounds=rounds, progress=progress)
-    return BenchReport(comparison, sizes, executed, runtime.machine)
+        memory = compare_memory(candidates, inputs, progress=progress) if goal is Objective.MEMORY else None
+    return BenchReport(comparison, sizes, executed, runtime.machine, memory)
+
+
+def _compared(objective: Objective) -> Objective:
+    if objective not in _COMPARED:
+        raise UsageError(f"{', '.join(_COMPARED)} are compared, not {objective}; sizes are shown in any case")
+    return objective
 
 
 def _check_same_inputs(name: str, inputs: Sequence[Tensor], first_name: str, first: Sequence[Tensor]) -> None:

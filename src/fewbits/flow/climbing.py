@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from fewbits.benchmark import Candidate
 from fewbits.costs.correction import Correction
-from fewbits.flow.allocating import BYTES, SECONDS, Costing
+from fewbits.flow.allocating import SECONDS, Costing, aim_of
 from fewbits.flow.deadline import Stage
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Asked, Job, Wish
@@ -61,7 +60,7 @@ def climb(
     first = _climbed(job, site, start, table, correction(job, site, looks), looks)
     places = _spread(len(first.plans) - 1)
     need = len(places) * job.pace.each(Work.LOOK) + trial_seconds(job) + acceptance_seconds(job)
-    if job.for_size or len(first.plans) < 3 or job.deadline.stops(Stage.LOOK, 0, len(places), need):
+    if not job.times or len(first.plans) < 3 or job.deadline.stops(Stage.LOOK, 0, len(places), need):
         return first
     key = f"{site.name} {','.join(plan_key(first.plans[place]) for place in places)}"
     job.progress.stage("time plans on the predicted front")
@@ -91,7 +90,7 @@ def _look(job: Job, site: Site, floats: Floats, plans: Sequence[Plan]) -> list[L
     candidates = [one for one in originals(job, first) if one.target == site.name]
     for name, plan in named.items():
         file = job.candidate_file(name.replace(" ", "_"), job.conversions.of(plan).content)
-        candidates.append(Candidate(name, file, site.name, job.threads))
+        candidates.append(job.candidate(name, file, site.name))
     return [one for one in look(job, first, candidates, named).values() if one.target == site.name]
 
 
@@ -119,7 +118,7 @@ def _ladder(
     harm = completed(ranked, start)
     costing = Costing(job, _ranked(site, harm))
     allocation = costing.allocation(harm, correction)
-    resource = BYTES if job.for_size else SECONDS
+    resource = aim_of(job)
     limits = foreseen(job, costing)
     job.progress.stage("trace the front")
     front = trace(init(allocation), resource, points=_POINTS, limits=limits, seconds=trace_seconds(job))

@@ -1,37 +1,43 @@
-"""The baseline: the model as it is on the runtime where it is fastest."""
+"""The baseline: the model as it is on the runtime where it is fastest, or takes the least memory if that counts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fewbits.benchmark import Candidate, compare
+from fewbits.benchmark import compare
 from fewbits.flow.job import Job
+from fewbits.flow.memory import least, original_on_each
 from fewbits.flow.names import ORIGINAL
 from fewbits.flow.pace import Work
-from fewbits.measurement import Comparison
+from fewbits.measurement import Comparison, MemoryComparison
+from fewbits.verify.acceptance import Objective
 
 _ROUNDS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Floats:
-    """`fastest` names the runtime that runs the original fastest; `comparisons` holds the timing of all of them, with
-    the first as baseline, and is empty where there is only one."""
+    """`fastest` names the runtime that runs the original fastest (in the least memory where that is the objective);
+    `comparisons` holds the timing of all of them, `memories` their memory, with the first as baseline; both are empty
+    where there is only one."""
 
     fastest: str
     comparisons: tuple[Comparison, ...] = ()
+    memories: tuple[MemoryComparison, ...] = ()
 
 
 def time_floats(job: Job) -> Floats:
-    """Time the original on every runtime of `job`."""
+    """Time the original on every runtime of `job`, or measure its memory."""
     if len(job.sites) == 1:
         return Floats(job.sites[0].name)
+    if job.objective is Objective.MEMORY:
+        return job.journal.step("floats", "least memory", Floats, lambda: _remember(job))
     return job.journal.step("floats", "fastest", Floats, lambda: _run(job))
 
 
 def _run(job: Job) -> Floats:
     file = job.candidate_file(ORIGINAL, job.model.original().content)
-    candidates = [Candidate(site.name, file, site.name, job.threads) for site in job.sites]
+    candidates = [job.candidate(site.name, file, site.name) for site in job.sites]
     comparison = job.pace.timed(
         Work.ROUND,
         lambda: compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress),
@@ -40,3 +46,9 @@ def _run(job: Job) -> Floats:
     fastest = min(comparison.latencies.values(), key=lambda latency: latency.median).name
     job.progress.say(f"the original is fastest on {fastest}")
     return Floats(fastest, (comparison,))
+
+
+def _remember(job: Job) -> Floats:
+    memory = original_on_each(job)
+    job.progress.say(f"the original takes the least memory on {least(memory)}")
+    return Floats(least(memory), memories=(memory,))

@@ -11,14 +11,6 @@ from fewbits.verify.acceptance import Objective
 _USUAL = Budget.parse("1%")
 
 
-def objective_of(text: str) -> Objective:
-    """The objective called `text`. Raises UsageError."""
-    try:
-        return Objective(text)
-    except ValueError as error:
-        raise UsageError(f"unknown objective {text!r}; choose {' or '.join(Objective)}") from error
-
-
 def budget_of(max_loss: str | float | Budget | None, objective: Objective) -> Budget:
     """The allowed loss; what is not said is 1 % of the original's score, or any if the least loss is asked for.
 
@@ -35,6 +27,11 @@ def check_goal(objective: Objective, budget: Budget, limits: Limits, target: str
         raise UsageError(
             f"{target} is not at hand, so neither a call's time nor a file's size can be measured there; leave "
             "--max-latency, --max-size and --objective accuracy out, or name a runtime as --target"
+        )
+    if objective is Objective.THROUGHPUT and limits.seconds is not None:
+        raise UsageError(
+            "calls that run at the same time wait for each other, so a limit of the latency of one says nothing where "
+            "throughput is measured; leave --max-latency out, or choose --objective latency"
         )
     if objective is Objective.ACCURACY and not limits.any:
         raise UsageError(

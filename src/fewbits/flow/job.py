@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fewbits.benchmark import Candidate
 from fewbits.budget import Budget
-from fewbits.data.batches import Arrays
+from fewbits.data.batches import Arrays, Batch
 from fewbits.errors import ModelError
 from fewbits.evaluation import Evaluator, Predict
 from fewbits.flow.conversions import Conversions
@@ -52,9 +53,10 @@ def asked(plan: Plan, without: Mapping[str, str] | None = None) -> Asked:
 
 @dataclass(frozen=True)
 class Job:
-    """One run's model, data and goal, and the runtimes that could serve it. `inputs` is what one call gets when
-    latency is measured, `scratch` a folder for files that only the measuring processes read, `cache` the file of
-    measured costs, `measure` what harm is. `limits` is what the model may cost, `trials` how many plans may be
+    """One run's model, data and goal, and the runtimes that could serve it. `inputs` is what one call gets when it is
+    timed; `threads` are those of a runtime, shared by the `streams` calls that run at the same time (0: one after the
+    other, as latency is measured). `scratch` is a folder for files that only the measuring processes read, `cache` the
+    file of measured costs, `measure` what harm is. `limits` is what the model may cost, `trials` how many plans may be
     evaluated (``None``: as many as the search is made for), `deadline` when the run has to end, by what its `pace`
     foretells, `smoothing` the factors of the tensors that may be smoothed (`fewbits.smoothing`)."""
 
@@ -76,21 +78,28 @@ class Job:
     progress: Progress
     pace: Pace
     deadline: Deadline
+    threads: int
+    streams: int = 0
     limits: Limits = UNLIMITED
     trials: int | None = None
     smoothing: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def for_size(self) -> bool:
-        """Whether what the search makes small is the file; else it is the time of a call."""
+        """Whether what the search makes small is the file."""
         return self.objective is Objective.SIZE or (
             self.objective is Objective.ACCURACY and self.limits.seconds is None
         )
 
     @property
-    def size_counts(self) -> bool:
-        """Whether a slower scheme may be worth its smaller file."""
-        return self.for_size or self.limits.size is not None
+    def times(self) -> bool:
+        """Whether what the search makes small is time: of a call, or of a sample where throughput counts."""
+        return not (self.for_size or self.objective is Objective.MEMORY)
+
+    @property
+    def slower_may_pay(self) -> bool:
+        """Whether a slower scheme may be worth the bytes that it saves."""
+        return not self.times or self.limits.size is not None
 
     @property
     def graph(self) -> Graph:
@@ -103,9 +112,10 @@ class Job:
         return 1 if self.evaluator.uses_split else 2
 
     @property
-    def threads(self) -> int:
-        """Threads of every runtime."""
-        return self.sites[0].target.threads
+    def shared_by(self) -> int:
+        """By how many the seconds of a call are divided to compare with what is measured: 1 for seconds per call; for
+        seconds per sample the samples that all streams have in work."""
+        return self.streams * Batch(self.inputs).samples if self.streams else 1
 
     def site(self, target: str) -> Site:
         """The site of the runtime `target`. Raises KeyError."""
@@ -152,6 +162,10 @@ class Job:
             choice = asked[name]
             return choice.why if choice.scheme.is_fp32 else "no neighbour left that computes on integers"
         return "the plan that was fastest end to end leaves it in fp32"
+
+    def candidate(self, name: str, file: Path, target: str) -> Candidate:
+        """The model in `file` as it is measured on the runtime `target`."""
+        return Candidate(name, file, target, self.threads, self.streams)
 
     def candidate_file(self, name: str, content: bytes) -> Path:
         """A file that holds `content`, for a measuring process. Raises StorageError."""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Final
 
-from fewbits.benchmark import Candidate, compare
+from fewbits.benchmark import compare
 from fewbits.flow.allocating import BYTES, SECONDS, Costing
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Job
@@ -34,7 +34,7 @@ def original_figures(job: Job, floats: Floats) -> Figures:
 
     def timed() -> Latency:
         file = job.candidate_file(ORIGINAL, original.content)
-        candidate = Candidate(ORIGINAL, file, floats.fastest, job.threads)
+        candidate = job.candidate(ORIGINAL, file, floats.fastest)
         return compare([candidate], job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress).latencies[ORIGINAL]
 
     return Figures.of(job.journal.step("limits", ORIGINAL, Latency, timed), original.size)
@@ -52,11 +52,11 @@ def quick_seconds(job: Job, plan: Plan) -> float:
 
 
 def fits(job: Job, plan: Plan) -> bool:
-    """Whether `plan` is within the limit of what the search does not make small anyway: the file's size, or the
-    latency where it looks for a small file."""
-    if job.for_size:
-        return job.limits.seconds is None or quick_seconds(job, plan) <= job.limits.seconds
-    return fits_file(job, plan)
+    """Whether `plan` is within the limits of what the search does not make small anyway: the file's size, and the
+    latency where it does not look for a fast plan."""
+    if not fits_file(job, plan):
+        return False
+    return job.times or job.limits.seconds is None or quick_seconds(job, plan) <= job.limits.seconds
 
 
 def fits_file(job: Job, plan: Plan) -> bool:
@@ -65,18 +65,19 @@ def fits_file(job: Job, plan: Plan) -> bool:
 
 
 def foreseen(job: Job, costing: Costing) -> Mapping[str, float]:
-    """The same limit for the solver, on what the tables predict: bytes of what it decides about, or seconds."""
-    if job.for_size:
-        return {} if job.limits.seconds is None else {SECONDS: job.limits.seconds}
-    if job.limits.size is None:
-        return {}
-    # What no group decides about (other weights, the graph itself) takes its part of the file in any case.
-    rest = job.model.original().size - costing.bytes().value(dict.fromkeys(costing.names, str(FP32)))
-    return {BYTES: max(0.0, job.limits.size - rest)}
+    """The same limits for the solver, on what the tables predict: bytes of what it decides about, and seconds."""
+    most: dict[str, float] = {}
+    if not job.times and job.limits.seconds is not None:
+        most[SECONDS] = job.limits.seconds
+    if not job.for_size and job.limits.size is not None:
+        # What no group decides about (other weights, the graph itself) takes its part of the file in any case.
+        rest = job.model.original().size - costing.bytes().value(dict.fromkeys(costing.names, str(FP32)))
+        most[BYTES] = max(0.0, job.limits.size - rest)
+    return most
 
 
 def _timed(job: Job, target: str, artifact: Artifact) -> float:
-    candidate = Candidate("plan", job.candidate_file("plan", artifact.content), target, job.threads)
+    candidate = job.candidate("plan", job.candidate_file("plan", artifact.content), target)
     comparison = compare(
         [candidate],
         job.inputs,

@@ -27,7 +27,8 @@ _COPIES: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Seconds per call of a plan, roughly, and its schemes (groups that are not named: fp32)."""
+    """Seconds per call of a plan (per sample where throughput counts), roughly, and its schemes (groups that are not
+    named: fp32)."""
 
     target: str
     schemes: Mapping[str, str]
@@ -37,13 +38,13 @@ class Look:
 def baseline(job: Job, floats: Floats) -> Candidate:
     """The original where it is fastest."""
     file = job.candidate_file(ORIGINAL, job.model.original().content)
-    return Candidate(ORIGINAL, file, floats.fastest, job.threads)
+    return job.candidate(ORIGINAL, file, floats.fastest)
 
 
 def originals(job: Job, first: Candidate) -> Sequence[Candidate]:
     """The original on the other runtimes than that of `first`."""
     others = [site.name for site in job.sites if site.name != first.target]
-    return [Candidate(f"{ORIGINAL} on {name}", first.model, name, job.threads) for name in others]
+    return [job.candidate(f"{ORIGINAL} on {name}", first.model, name) for name in others]
 
 
 def look(job: Job, first: Candidate, candidates: Sequence[Candidate], plans: Mapping[str, Plan]) -> Mapping[str, Look]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from fewbits.benchmark import Candidate, compare
+from fewbits.benchmark import compare
 from fewbits.evaluation import Scores
 from fewbits.flow.climbing import climb
 from fewbits.flow.deadline import Stage
@@ -100,11 +100,10 @@ def _latencies(job: Job, site: Site, plans: Sequence[Plan], places: Sequence[int
 
     def timed() -> dict[int, Latency]:
         candidates = [
-            Candidate(
+            job.candidate(
                 f"plan {place + 1}",
                 job.candidate_file(f"final_{place}", job.conversions.of(plans[place]).content),
                 site.name,
-                job.threads,
             )
             for place in places
         ]

@@ -25,6 +25,8 @@ class Work(StrEnum):
     LOOK = "look"
     """A quick look at the latency of one plan."""
     PROFILE = "profile"
+    PEAK = "peak"
+    """The peak memory of one fresh process."""
 
 
 class Pace:

@@ -13,11 +13,12 @@ from typing import Final
 
 from fewbits.benchmark import Candidate, compare
 from fewbits.costs.correction import Correction
-from fewbits.flow.allocating import BYTES, SECONDS, Costing
+from fewbits.flow.allocating import Costing, aim_of
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Asked, Job, Wish
 from fewbits.flow.limited import foreseen
 from fewbits.flow.looks import Look, baseline, look, originals
+from fewbits.flow.memory import peaks
 from fewbits.flow.pace import Work
 from fewbits.flow.schedule import finalists_in_time
 from fewbits.flow.site import Site
@@ -82,8 +83,7 @@ def _predicted(job: Job, site: Site) -> Mapping[str, Asked]:
     costing = Costing(job, site)
     if not costing.names:
         return {}
-    aim = BYTES if job.for_size else SECONDS
-    program = init(costing.allocation({}, Correction()))
+    aim, program = aim_of(job), init(costing.allocation({}, Correction()))
     limited = solve(program, foreseen(job, costing), aim=aim, seconds=20.0, gap=1e-3)
     # Costs are predictions: where they say that no plan fits, the best whatever the limits is still worth a look.
     choice = (limited if limited.found else solve(program, aim=aim, seconds=20.0, gap=1e-3)).choice
@@ -137,13 +137,15 @@ def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
         artifact = job.conversions.of(plans[title])
         sizes[title] = artifact.size
         file = job.candidate_file(f"start_{number}", artifact.content)
-        candidates[title] = Candidate(title, file, site.name, job.threads)
+        candidates[title] = job.candidate(title, file, site.name)
         job.progress.advance(title)
     looks = look(job, first, [*originals(job, first), *candidates.values()], plans)
     beyond = {title for title in candidates if not job.limits.hold(looks[title].seconds, sizes[title])}
-    best_first = sorted(
-        candidates, key=lambda title: (title in beyond, sizes[title] if job.for_size else looks[title].seconds)
-    )
+    if job.times:
+        cost: Mapping[str, float] = {title: looks[title].seconds for title in candidates}
+    else:
+        cost = sizes if job.for_size else peaks(job, list(candidates.values()))
+    best_first = sorted(candidates, key=lambda title: (title in beyond, cost[title]))
     finalists = [candidates[title] for title in best_first[: finalists_in_time(job, _FINALISTS, _ROUNDS)]]
     everyone = [first, *finalists]
     comparison = job.pace.timed(
@@ -152,7 +154,7 @@ def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
         _ROUNDS * len(everyone),
     )
     speeds = {one.name: comparison.speedups[one.name].value for one in finalists}
-    best = finalists[0].name if job.for_size else max(speeds, key=lambda title: (title not in beyond, speeds[title]))
+    best = max(speeds, key=lambda title: (title not in beyond, speeds[title])) if job.times else finalists[0].name
     said = ", ".join(f"{name} {speed:.2f}x" for name, speed in speeds.items())
     job.progress.say(f"plans over the original on {floats.fastest}: {said}")
     plan = plans[best]

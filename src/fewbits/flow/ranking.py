@@ -97,11 +97,11 @@ def _worth_it(job: Job, site: Site, name: str, used: Scheme) -> tuple[Scheme, ..
     """The schemes of the group `name` that could be on the front, and the one that is `used`.
 
     Where time counts, one is left out if a more faithful one with all its conversions takes no longer than its
-    arithmetic alone: it could only lose. Where nothing was measured, or the file's size counts, all are kept.
+    arithmetic alone: it could only lose. Where nothing was measured, or time does not count, all are kept.
     """
     costs = site.costs.usable(name)
     offered = [scheme for scheme in site.space.schemes[name] if not scheme.is_fp32]
-    if job.size_counts or str(FP32) not in costs:
+    if job.slower_may_pay or str(FP32) not in costs:
         return tuple(offered)
     kept: list[Scheme] = []
     fastest = costs[str(FP32)].total

@@ -9,6 +9,7 @@ from typing import Final
 from fewbits.flow.deadline import Stage
 from fewbits.flow.job import Job
 from fewbits.flow.pace import Work
+from fewbits.memory import ROUNDS
 from fewbits.report.words import readable_time
 from fewbits.search.descent import Bracketing, Descent
 from fewbits.search.problem import Attempt, Finished, Ladder, Trial
@@ -42,11 +43,13 @@ def trace_seconds(job: Job) -> float:
 
 
 def acceptance_seconds(job: Job) -> float:
-    """What acceptance takes: both models on the acceptance split, the comparison of their latencies, a profile."""
+    """What acceptance takes: both models on the acceptance split, the comparison of their latencies, a profile, and
+    where memory counts the comparison of that."""
     pace, splits = job.pace, job.splits
     share = splits.acceptance.samples / splits.selection.samples if splits.selection.samples else 0.0
     evaluations = 2 * share * pace.each(Work.EVALUATION) if job.evaluator.uses_split else 0.0
-    return evaluations + 2 * _ROUNDS * pace.each(Work.ROUND) + pace.each(Work.PROFILE)
+    memory = 2 * ROUNDS * pace.each(Work.PEAK)
+    return evaluations + 2 * _ROUNDS * pace.each(Work.ROUND) + pace.each(Work.PROFILE) + memory
 
 
 def trial_seconds(job: Job) -> float:

@@ -1,6 +1,6 @@
 """Groups whose low form did not run as such, or is slower than fp32 where it stands, go back to fp32.
 
-Slower groups stay low where the file's size counts. Times come from the runtime's own profile of
+Slower groups stay low where bytes count. Times come from the runtime's own profile of
 the whole model, so fusions and boundaries are those that are served; because such figures do not add
 up exactly, the screened plan must win end to end.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fewbits.attribution import Share, attribute
-from fewbits.benchmark import Candidate, compare
+from fewbits.benchmark import compare
 from fewbits.flow.job import Job, asked
 from fewbits.flow.pace import Work
 from fewbits.flow.schedule import screening_fits
@@ -53,7 +53,7 @@ def screen(job: Job, site: Site, plan: Plan) -> Screened:
     low = profile(job, site, "placed", job.conversions.of(plan))
     job.progress.advance()
     ignored = not_executed(plan, low)
-    slower = {} if job.size_counts else _slower(plan, original, low, ignored)
+    slower = {} if job.slower_may_pay else _slower(plan, original, low, ignored)
     fits = bool(slower) and screening_fits(job, _ROUNDS)
     pays = fits and job.journal.step("profile", "screened is faster", bool, lambda: _pays(job, site, plan, slower))
     return Screened(original, low, {**ignored, **slower} if pays else ignored)
@@ -104,7 +104,7 @@ def _pays(job: Job, site: Site, plan: Plan, slower: Mapping[str, str]) -> bool:
         "placed": job.candidate_file("placed", job.conversions.of(plan).content),
         "screened": job.candidate_file("screened", job.conversions.of(screened).content),
     }
-    candidates = [Candidate(name, file, site.name, job.threads) for name, file in files.items()]
+    candidates = [job.candidate(name, file, site.name) for name, file in files.items()]
     comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
     return is_faster(comparison.speedups["screened"])
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from fewbits.benchmark import Candidate, compare
+from fewbits.benchmark import compare
 from fewbits.costs.correction import Correction
 from fewbits.evaluation import Scores
 from fewbits.flow.climbing import climb, plan_key
@@ -16,6 +16,7 @@ from fewbits.flow.floats import Floats
 from fewbits.flow.job import EVALUATION_BATCH, Job, Wish
 from fewbits.flow.limited import fits
 from fewbits.flow.looks import Look, correction
+from fewbits.flow.memory import peaks
 from fewbits.flow.names import ORIGINAL
 from fewbits.flow.pace import Work
 from fewbits.flow.schedule import Punctual, acceptance_seconds, most_trials, tell, trials_left
@@ -86,14 +87,17 @@ def search(job: Job, site: Site, start: Plan, baseline: Scores, looks: Sequence[
     made, best = descended.made, descended.best
     # Where nothing holds with a margin, what holds without one is the next best.
     found = descended.found or best.row.within
-    if descended.found and not job.for_size and not strategy.is_over(len(made)):
+    if descended.found and job.times and not strategy.is_over(len(made)):
         reached = next(rung for rung, plan in zip(ladder, plans, strict=True) if plan is best.plan)
         for plan in _elsewhere(job, site, start, climbed.table, floats, looks, reached):
             why = f"a faster plan on {plan.target}"
             made = [*made, trial(job, plan, baseline, len(made), why, fits=fits(job, plan))]
     seconds = _race(job, floats, [one for one in made if holds(one)])
-    if seconds and not job.for_size:
+    if seconds and job.times:
         best = min((one for one in made if one.row.number in seconds), key=lambda one: seconds[one.row.number])
+    elif seconds and job.objective is Objective.MEMORY:
+        held = [one for one in made if one.row.number in seconds]
+        best = held[_least(job, [one.plan for one in held])]
     timed = {id(one.plan): seconds[one.row.number] for one in made if one.row.number in seconds}
     front = front_rows(ladder, descended.history, best.plan, plans, timed)
     rows = tuple(one.row for one in made)
@@ -194,14 +198,28 @@ def _race(job: Job, floats: Floats, within: Sequence[Made]) -> dict[int, float]:
 
 def _timed(job: Job, floats: Floats, within: Sequence[Made]) -> dict[int, float]:
     original = job.candidate_file(ORIGINAL, job.model.original().content)
-    candidates = [Candidate(ORIGINAL, original, floats.fastest, job.threads)]
+    candidates = [job.candidate(ORIGINAL, original, floats.fastest)]
     for one in within:
         file = job.candidate_file(f"final_{one.row.number}", job.conversions.of(one.plan).content)
-        candidates.append(Candidate(f"trial {one.row.number}", file, one.plan.target, job.threads))
+        candidates.append(job.candidate(f"trial {one.row.number}", file, one.plan.target))
     comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
     baseline = comparison.latencies[ORIGINAL].median
     # The paired ratio, not the median of its own: drift of the machine cancels.
     return {one.row.number: baseline / comparison.speedups[f"trial {one.row.number}"].value for one in within}
+
+
+def _least(job: Job, plans: Sequence[Plan]) -> int:
+    """The place of the one of `plans` that takes the least memory."""
+    candidates = [
+        job.candidate(
+            f"plan {place}", job.candidate_file(f"held_{place}", job.conversions.of(plan).content), plan.target
+        )
+        for place, plan in enumerate(plans)
+    ]
+    found = job.journal.step(
+        "finals", f"memory,{','.join(map(plan_key, plans))}", dict[str, int], lambda: dict(peaks(job, candidates))
+    )
+    return min(range(len(plans)), key=lambda place: found[f"plan {place}"])
 
 
 def front_rows(

@@ -20,6 +20,7 @@ from fewbits.flow.deadline import Deadline
 from fewbits.flow.effort import FULL, Effort
 from fewbits.flow.goal import check_goal
 from fewbits.flow.job import Job, refuse_quantised
+from fewbits.flow.objectives import streams_of
 from fewbits.flow.pace import Pace
 from fewbits.flow.sessions import call_inputs, predictor
 from fewbits.flow.site import Site
@@ -36,6 +37,7 @@ from fewbits.sensitivity.output_error import output_error
 from fewbits.space import Rule, candidates
 from fewbits.store import Journal
 from fewbits.targets import SIMULATED, is_simulated, open_targets
+from fewbits.targets.probe import checked_threads
 from fewbits.targets.protocol import Session, Target
 from fewbits.verify.acceptance import Objective
 from fewbits.verify.evaluators import EvaluateFunction, open_evaluator
@@ -66,6 +68,7 @@ class Request:
     limits: Limits = UNLIMITED
     effort: Effort = FULL
     sensitivity: str = AUTO
+    streams: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,14 @@ class Opened:
             scratch=scratch,
             cache=self.request.cache,
             progress=progress,
+            threads=checked_threads(self.request.threads),
+            streams=self.streams,
         )
+
+    @property
+    def streams(self) -> int:
+        """How many calls run at the same time when they are timed, 0 for one after the other. Raises UsageError."""
+        return streams_of(self.request.objective, self.request.streams, self.request.threads)
 
     @staticmethod
     def render(record: RunRecord) -> str:
@@ -130,14 +140,15 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         method(request.calibration_method)
     if request.batch < 1:
         raise UsageError(f"a call has at least one sample, not {request.batch}; give --batch 1 or more")
+    streams = streams_of(request.objective, request.streams, request.threads)
     check_goal(request.objective, request.budget, request.limits, request.target)
-    if is_simulated(request.target) and request.objective is Objective.SIZE:
+    if is_simulated(request.target) and request.objective is not Objective.LATENCY:
         raise UsageError(
             f"what is made small on {request.target} is the cost that its model predicts, so leave --objective out; "
             f"the model for bytes is {SIMULATED}:size"
         )
     progress.stage("open model and data")
-    targets = open_targets(request.target, request.threads)
+    targets = open_targets(request.target, request.threads, max(1, streams))
     model = open_model(source)
     refuse_quantised(model.graph)
     for_calibration_only = _is_folder(request.calibration) and not _is_folder(request.data)
@@ -244,7 +255,8 @@ def _settings(
         "limits": str(request.limits),
         **request.effort.settings,
         "target": ", ".join(target.name for target in targets),
-        "threads": str(targets[0].threads),
+        "threads": str(checked_threads(request.threads)),
+        "streams": str(targets[0].streams),
         "batch": str(request.batch),
         "calibration method": request.calibration_method,
         "sensitivity": request.sensitivity,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from statistics import median
 
 from fewbits.attribution import Share
 from fewbits.flow.accepting import Decision
 from fewbits.flow.job import Job
 from fewbits.flow.setup import Opened
+from fewbits.measurement import Comparison, MemoryComparison
 from fewbits.record import GroupRow, Prediction, RunRecord, SchemeRow
 from fewbits.sensitivity.table import Harm
 
@@ -46,7 +48,7 @@ def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float, *, resu
         kernels=_kernels(decision),
         notes=(
             *_notes(job, decision),
-            *(() if decision.comparison is None else (_shapes(job),)),
+            *(() if decision.comparison is None else (_shapes(job, decision.comparison),)),
             *decision.notes,
             *job.deadline.notes,
             *(("The run was resumed: the time is that of its last part.",) if resumed else ()),
@@ -54,6 +56,8 @@ def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float, *, resu
         settings=opened.settings,
         limits=job.limits,
         predicted=decision.predicted,
+        streams=job.streams,
+        memory=decision.memory,
         measure=job.measure.name,
     )
 
@@ -95,7 +99,12 @@ def _kernels(decision: Decision) -> dict[str, int]:
 
 
 def _notes(job: Job, decision: Decision) -> tuple[str, ...]:
-    return (*decision.site.space.remarks, *_left_alone(job))
+    return (*decision.site.space.remarks, *_left_alone(job), *map(_on_each, decision.floats.memories))
+
+
+def _on_each(memory: MemoryComparison) -> str:
+    listing = ", ".join(f"{median(peaks) / 2**20:.1f} MiB on {name}" for name, peaks in memory.peaks.items())
+    return f"The original takes {listing}."
 
 
 def _left_alone(job: Job) -> tuple[str, ...]:
@@ -108,6 +117,6 @@ def _left_alone(job: Job) -> tuple[str, ...]:
     return (f"Operations of no group, which stay as they are: {listing}.",)
 
 
-def _shapes(job: Job) -> str:
+def _shapes(job: Job, comparison: Comparison) -> str:
     shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in job.inputs.items())
-    return f"Latency was measured with inputs of shape {shapes}."
+    return f"{comparison.measure.capitalize()} was measured with inputs of shape {shapes}."

@@ -20,10 +20,11 @@ from fewbits.flow.bounded import bounded, keep, original_misses, original_suffic
 from fewbits.flow.calibrate import calibrate, choose
 from fewbits.flow.effort import Effort
 from fewbits.flow.floats import Floats, time_floats
-from fewbits.flow.goal import budget_of, objective_of
+from fewbits.flow.goal import budget_of
 from fewbits.flow.job import EVALUATION_BATCH, Job, asked
 from fewbits.flow.looks import correction
 from fewbits.flow.most_accurate import search_most_accurate
+from fewbits.flow.objectives import objective_of
 from fewbits.flow.pace import Work
 from fewbits.flow.placing import place, starts
 from fewbits.flow.pricing import price
@@ -74,6 +75,7 @@ def tune(
     force: bool = False,
     resume: bool = False,
     seed: int = 0,
+    streams: int = 0,
     progress: Progress = _SILENT,
 ) -> Result:
     """Find the fastest (or smallest) mixed-precision form of `model` that stays within `max_loss`, or the most accurate
@@ -87,8 +89,9 @@ def tune(
         higher_is_better: the direction of your own function (named metrics know theirs).
         max_loss: ``"1%"`` of the original's score, or an absolute difference such as ``0.01``; without it 1 %, or
             any for the objective ``"accuracy"``.
-        objective: ``"latency"``, ``"size"``, or ``"accuracy"``: the least loss within `max_latency` and `max_size`.
-        max_latency: the most that a call may take, end to end: ``"5ms"``, or seconds.
+        objective: ``"latency"``, ``"throughput"``, ``"size"``, ``"memory"``, or ``"accuracy"``: the least loss within
+            `max_latency` and `max_size`.
+        max_latency: the most that a call may take, end to end: ``"5ms"``, or seconds; not with ``"throughput"``.
         max_size: the largest file: ``"20MB"``, ``"16MiB"``, or bytes.
         max_trials: how many plans the search may evaluate; without it 5 (3 for ``"accuracy"``).
         max_seconds: about how long it may all take: seconds, or ``"10m"``. What can be shortened ends early then, with
@@ -96,7 +99,7 @@ def tune(
         target: the runtime that will serve the model; ``simulated:mpic`` emulates hardware that is not at hand and
             makes the cost small that a model of it predicts (`fewbits.costs.plugins.cost_model`).
         threads: threads of the runtime, 0 for every core.
-        batch: samples per call when latency is measured.
+        batch: samples per call when it is timed or its memory is measured.
         calibration_method: ``auto``, ``minmax``, ``percentile``, ``mse`` or ``entropy``.
         sensitivity: what harm is when groups are ranked: ``output`` (relative squared error), ``kl`` (divergence of
             class probabilities), ``loss`` (of the metric, per sample), or ``auto``.
@@ -106,6 +109,8 @@ def tune(
         force: start anew in a directory that holds a run.
         resume: go on with a run that was stopped; no finished step is repeated.
         seed: of the splits.
+        streams: calls that run at the same time when throughput is measured, which share the threads; 0 for as many as
+            there are threads.
         progress: told of every step.
 
     Raises:
@@ -132,6 +137,7 @@ def tune(
         Limits.parse(max_latency, max_size),
         Effort.parse(max_trials, max_seconds),
         sensitivity,
+        streams,
     )
     with scratch_folder() as scratch:
         opened = open_request(model, request, progress)
@@ -231,7 +237,7 @@ def _baseline(job: Job) -> Scores:
 def _hopeless(job: Job, floats: Floats, speedup: Interval) -> bool:
     """Whether the fastest plan gains nothing: it is slower than the original, which is no reason to keep one that
     misses a limit."""
-    return job.objective is Objective.LATENCY and speedup.high <= 1 and not original_misses(job, floats)
+    return job.times and speedup.high <= 1 and not original_misses(job, floats)
 
 
 def _no_gain(speedup: Interval) -> str:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from fewbits.measurement import Comparison
+from fewbits.measurement import Comparison, Measure
 from fewbits.record import FrontRow, GroupRow, RunRecord, SchemeRow
 from fewbits.report.harm import HarmText, harm_text
 from fewbits.report.labels import scheme_labels
 from fewbits.report.predicted import amount
+from fewbits.report.rates import rate, unit
 from fewbits.report.table import heading, paragraph, table
-from fewbits.report.words import bounds, microseconds, milliseconds, readable_bytes, shortened, significant
+from fewbits.report.words import bounds, microseconds, readable_bytes, shortened, significant
 
 _SHOWN_PLANS: Final = 12
 _SHOWN_GROUPS: Final = 10
 _NAME_WIDTH: Final = 36
 _OPTIONS_WIDTH: Final = 60
+_PREDICTED_BY: Final = "predicted, by measured costs."
 
 
 def runtimes(record: RunRecord) -> list[str]:
@@ -48,8 +50,8 @@ def _timed(comparison: Comparison, what: str, ratio: str) -> list[str]:
     for name, latency in comparison.latencies.items():
         speedup = comparison.speedups.get(name)
         shown = "1" if speedup is None else f"{significant(speedup.value)}x {bounds(speedup)}"
-        rows.append((shortened(name, 60), milliseconds(latency.median), shown))
-    return table((what, "ms", ratio), rows, right=(1,))
+        rows.append((shortened(name, 60), rate(latency.median, comparison.measure), shown))
+    return table((what, unit(comparison.measure), ratio), rows, right=(1,))
 
 
 def front(record: RunRecord) -> list[str]:
@@ -58,35 +60,41 @@ def front(record: RunRecord) -> list[str]:
         return []
     relative = record.accuracy is not None and record.accuracy.relative
     shown = _spread_out(record.front)
-    in_bytes = record.objective == "size" or (record.objective == "accuracy" and record.limits.seconds is None)
+    bytes_of = _bytes_of(record)
     harm = harm_text(record.measure)
     # Where the hardware is not at hand, costs are in the unit of their model.
-    unit = next((cost.unit for cost in record.predicted), "")
+    model_unit = next((cost.unit for cost in record.predicted), "")
+    measure = Measure.LATENCY if record.latency is None else record.latency.measure
+    timed = unit(measure)
     rows = [
         (
             "*" if row.chosen else "",
             str(place + 1),
             str(row.low),
-            amount(row.cost) if unit else readable_bytes(round(row.cost)) if in_bytes else milliseconds(row.cost),
+            amount(row.cost)
+            if model_unit
+            else readable_bytes(round(row.cost))
+            if bytes_of
+            else rate(row.cost, measure),
             harm.figure(row.harm),
             _loss(row, relative=relative),
-            milliseconds(row.seconds) if row.seconds >= 0 else "-",
+            rate(row.seconds, measure) if row.seconds >= 0 else "-",
         )
         for place, row in shown
     ]
-    cost = unit or ("weights" if in_bytes else "ms")
-    headers = ("", "plan", "low", cost, harm.title, "loss", "measured ms")
-    columns = len(headers) - bool(unit)
+    cost = model_unit or bytes_of or timed
+    headers = ("", "plan", "low", cost, harm.title, "loss", f"measured {timed}")
+    columns = len(headers) - bool(model_unit)
     return [
         heading(f"Predicted front ({len(shown)} of {len(record.front)} plans)"),
         *table(headers[:columns], [row[:columns] for row in rows], right=range(1, columns)),
         "",
         *paragraph(
             "low: groups that leave fp32. "
-            + (f"{unit}: predicted, by a model. " if unit else "")
-            + ("" if unit else "weights: predicted bytes. " if in_bytes else "ms: predicted, by measured costs. ")
+            + (f"{model_unit}: predicted, by a model. " if model_unit else "")
+            + ("" if model_unit else f"{bytes_of}: predicted bytes. " if bytes_of else f"{timed}: {_PREDICTED_BY} ")
             + f"{harm.together}. loss: on the selection data. "
-            + ("" if unit else "measured ms: of the whole model, end to end. ")
+            + ("" if model_unit else f"measured {timed}: of the whole model, end to end. ")
             + "*: chosen."
         ),
     ]
@@ -109,6 +117,14 @@ def _spread_out(rows: Sequence[FrontRow]) -> list[tuple[int, FrontRow]]:
     ]
 
 
+def _bytes_of(record: RunRecord) -> str:
+    """What the predicted costs are bytes of; "" where they are times."""
+    if record.objective == "memory":
+        return "weights and activations"
+    for_size = record.objective == "size" or (record.objective == "accuracy" and record.limits.seconds is None)
+    return "weights" if for_size else ""
+
+
 def matter_most(record: RunRecord) -> list[str]:
     """The groups with the most time to win or the most harm to do, with all that they could have been."""
     known = [row for row in record.groups if len(row.schemes) > 1]
@@ -118,14 +134,16 @@ def matter_most(record: RunRecord) -> list[str]:
     harms = sum(_harm(row) for row in known) or 1.0
     ranked = sorted(known, key=lambda row: -max(_saved(row) / seconds, _harm(row) / harms))[:_SHOWN_GROUPS]
     labels = scheme_labels(one.scheme for row in record.groups for one in row.schemes)
-    unit = next((cost.unit for cost in record.predicted), "")
+    model_unit = next((cost.unit for cost in record.predicted), "")
     harm = harm_text(record.measure)
     rows = [
         (
             shortened(row.name, _NAME_WIDTH),
             labels.get(row.scheme, row.scheme),
             ", ".join(
-                _option(one, labels[one.scheme], unit, harm) for one in row.schemes if not (unit and one.refusal)
+                _option(one, labels[one.scheme], model_unit, harm)
+                for one in row.schemes
+                if not (model_unit and one.refusal)
             ),
         )
         for row in ranked
@@ -135,7 +153,10 @@ def matter_most(record: RunRecord) -> list[str]:
         *table(("group", "scheme", "what each scheme costs"), rows),
         "",
         *paragraph(
-            ("scheme: " + (f"predicted {unit}" if unit else "us on its own, with conversions from and to fp32"))
+            (
+                "scheme: "
+                + (f"predicted {model_unit}" if model_unit else "us on its own, with conversions from and to fp32")
+            )
             + f"; in brackets {harm.alone}."
         ),
     ]

@@ -7,19 +7,20 @@ from math import isfinite
 from statistics import median
 
 from fewbits.formats.scheme import FP32
-from fewbits.measurement import Comparison, Interval, Latency
+from fewbits.measurement import Comparison, Interval, Latency, Measure
 from fewbits.outcome import Outcome
 from fewbits.record import Accuracy, GroupRow, RunRecord
 from fewbits.report.harm import HarmText, harm_text
 from fewbits.report.labels import scheme_labels
+from fewbits.report.memory import memory_rows
 from fewbits.report.predicted import predicted_row
+from fewbits.report.rates import gain_word, rate, rate_bounds, unit
 from fewbits.report.search_text import front, matter_most, plans, runtimes
 from fewbits.report.spread import median_interval
 from fewbits.report.table import heading, paragraph, table
 from fewbits.report.words import (
     bounds,
     microseconds,
-    milliseconds,
     readable_bytes,
     readable_time,
     shortened,
@@ -80,6 +81,8 @@ def _comparison_rows(record: RunRecord) -> list[tuple[str, str, str, str]]:
         rows.append(_accuracy_row(record.accuracy))
     if record.latency is not None:
         rows += _latency_rows(record.latency)
+    if record.memory is not None:
+        rows += memory_rows(record.memory)
     if record.predicted:
         return [*rows, *map(predicted_row, record.predicted)]
     if record.outcome is Outcome.MET or record.accuracy is not None or not rows:
@@ -105,20 +108,21 @@ def _score(interval: Interval) -> str:
 
 
 def _latency_rows(latency: Comparison) -> list[tuple[str, str, str, str]]:
-    original = _latency(latency.latencies[latency.baseline])
+    measure = latency.measure
+    original = _latency(latency.latencies[latency.baseline], measure)
     rows = []
     for name, speedup in latency.speedups.items():
-        label = "latency, ms" if len(latency.speedups) == 1 else f"latency, ms ({name})"
-        change = f"{significant(speedup.value)}x faster {bounds(speedup)}"
+        what = f"{measure}, {unit(measure)}"
+        label = what if len(latency.speedups) == 1 else f"{what} ({name})"
+        change = f"{significant(speedup.value)}x {gain_word(measure)} {bounds(speedup)}"
         if speedup.low <= 1:
             change = f"{significant(speedup.value)}x {bounds(speedup)}"
-        rows.append((label, original, _latency(latency.latencies[name]), change))
+        rows.append((label, original, _latency(latency.latencies[name], measure), change))
     return rows
 
 
-def _latency(latency: Latency) -> str:
-    spread = _spread(latency)
-    return f"{milliseconds(latency.median)} [{milliseconds(spread.low)}, {milliseconds(spread.high)}]"
+def _latency(latency: Latency, measure: Measure) -> str:
+    return f"{rate(latency.median, measure)} {rate_bounds(_spread(latency), measure)}"
 
 
 def _spread(latency: Latency) -> Interval:
@@ -137,11 +141,13 @@ def _how_measured(record: RunRecord) -> str:
         text += f" {_accuracy_text(record.accuracy, own_data=record.splits.acceptance == 0)}"
     if record.predicted:
         text += f" Costs are predicted by models of hardware ({record.target}), not measured."
+    if record.memory is not None:
+        text += f" Memory: {record.memory.how}."
     if record.latency is not None:
-        text += f" Latency: {record.latency.how}."
+        text += f" {record.latency.measure.capitalize()}: {record.latency.how}."
         held = min(_spread(latency).confidence for latency in record.latency.latencies.values())
         if held < _CONFIDENCE:
-            text += f" So few rounds hold each latency's own median with {held:.0%} only."
+            text += f" So few rounds hold each {record.latency.measure}'s own median with {held:.0%} only."
     return text
 
 
@@ -156,7 +162,7 @@ def _settings(record: RunRecord) -> list[str]:
     rows = [
         ("objective", record.objective),
         *((("limits", str(record.limits)),) if record.limits.any else ()),
-        ("target", f"{record.target}, {record.threads} thread{'s' if record.threads != 1 else ''}"),
+        ("target", f"{record.target}, {_counted(record.threads, 'thread')}{_streams(record.streams)}"),
         ("calibration", record.calibration or "-"),
         ("sensitivity", record.measure),
         ("evaluations", f"{record.evaluations} of at most {record.max_evaluations}"),
@@ -164,6 +170,14 @@ def _settings(record: RunRecord) -> list[str]:
         ("model sha256", record.model_sha256),
     ]
     return _listed("Run", rows)
+
+
+def _streams(streams: int) -> str:
+    return f" for {_counted(streams, 'stream')}" if streams else ""
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 def _splits(record: RunRecord) -> list[str]:

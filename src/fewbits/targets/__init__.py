@@ -21,15 +21,16 @@ SIMULATED: Final = "simulated"
 _WITH: Final = {"openvino": "'fewbits[openvino]'"}
 
 
-def open_target(text: str = "auto", threads: int = 0) -> Target:
-    """The runtime that `text` names, with `threads` threads (0: every core that this process may use).
+def open_target(text: str = "auto", threads: int = 0, streams: int = 1) -> Target:
+    """The runtime that `text` names, with `threads` threads (0: every core that this process may use) in all, shared
+    out to `streams` calls at the same time.
 
     ``auto`` is the first of `installed`; ``onnxruntime`` is short for ``onnxruntime:cpu``. ``simulated:mpic`` is the
     hardware that the cost model ``mpic`` describes (see `fewbits.costs.plugins.cost_model`), emulated.
 
     Raises:
         TargetError: an unknown name, or a runtime that is not installed.
-        UsageError: more threads than cores, or an unknown cost model.
+        UsageError: more threads than cores, fewer than one stream, or an unknown cost model.
         ToolError: a plug-in's cost model cannot be loaded.
     """
     if is_simulated(text):
@@ -51,15 +52,15 @@ def open_target(text: str = "auto", threads: int = 0) -> Target:
     if package == "openvino":
         from fewbits.targets.openvino import OpenVino  # noqa: PLC0415
 
-        return OpenVino.of(threads)
+        return OpenVino.of(threads, streams)
     from fewbits.targets.onnxruntime import OnnxRuntime  # noqa: PLC0415
 
-    return OnnxRuntime.of(threads)
+    return OnnxRuntime.of(threads, streams)
 
 
-def open_targets(text: str = "auto", threads: int = 0) -> tuple[Target, ...]:
+def open_targets(text: str = "auto", threads: int = 0, streams: int = 1) -> tuple[Target, ...]:
     """Every installed runtime for ``auto``, else the one that `text` names. Raises as `open_target`."""
-    return tuple(open_target(name, threads) for name in (installed() if text == "auto" else (text,)))
+    return tuple(open_target(name, threads, streams) for name in (installed() if text == "auto" else (text,)))
 
 
 def is_simulated(text: str) -> bool:

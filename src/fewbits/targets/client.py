@@ -40,7 +40,8 @@ _END = ""
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one worker opens. `inputs` is an ``.npz`` of positional arrays in the order of `names`."""
+    """What one worker opens. `inputs` is an ``.npz`` of positional arrays in the order of `names`; `streams` calls run
+    at the same time, with 0 one after the other, each of them timed."""
 
     name: str
     model: Path
@@ -48,12 +49,13 @@ class Job:
     threads: int
     inputs: Path
     names: tuple[str, ...]
+    streams: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """How long one block of calls is: at least `seconds` and `min_calls`, after `drop` calls that do not count.
-    At most `keep` calls, evenly spaced in time, are handed back."""
+    """How long one block of calls is: at least `seconds` and `min_calls` (of each stream), after `drop` calls that do
+    not count. At most `keep` calls, evenly spaced in time, are handed back."""
 
     seconds: float
     min_calls: int
@@ -108,6 +110,7 @@ class Worker:
                     "model": str(job.model),
                     "target": job.target,
                     "threads": job.threads,
+                    "streams": job.streams,
                     "inputs": str(job.inputs),
                     "names": list(job.names),
                 }
@@ -124,7 +127,8 @@ class Worker:
         self._receive("ready", self._start_seconds)
 
     def run(self, block: Block, patience: float) -> tuple[float, ...]:
-        """Seconds of each call in one block. Waits at most `patience` seconds.
+        """Seconds of each call in one block; with streams one figure, the seconds per completed call. Waits at most
+        `patience` seconds.
 
         Raises:
             DataError, ModelError: the model cannot be called with these inputs.

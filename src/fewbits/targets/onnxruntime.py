@@ -22,8 +22,9 @@ from fewbits.models.protocol import Artifact
 from fewbits.space import Menu
 from fewbits.targets.menu import menu
 from fewbits.targets.onnxruntime_readback import readback
-from fewbits.targets.probe import checked_threads, this_machine
-from fewbits.targets.protocol import Executed
+from fewbits.targets.pool import SessionPool
+from fewbits.targets.probe import this_machine, threads_of_stream
+from fewbits.targets.protocol import Executed, Session
 
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
@@ -67,14 +68,16 @@ class OnnxRuntimeSession:
 
 @dataclass(frozen=True, slots=True)
 class OnnxRuntime:
-    """The CPU execution provider with a fixed number of threads, all graph optimisations on."""
+    """The CPU execution provider with a fixed number of threads per call, all graph optimisations on."""
 
     threads: int
+    streams: int = 1
 
     @classmethod
-    def of(cls, threads: int) -> OnnxRuntime:
-        """With `threads` threads, 0 for every core. Raises UsageError on more than there are."""
-        return cls(checked_threads(threads))
+    def of(cls, threads: int, streams: int = 1) -> OnnxRuntime:
+        """With `threads` threads, 0 for every core, shared out to `streams`. Raises UsageError on more than there
+        are."""
+        return cls(threads_of_stream(threads, streams), streams)
 
     @property
     def name(self) -> str:
@@ -91,9 +94,13 @@ class OnnxRuntime:
         smoothed = (INT8_SMOOTHED,) if group.weight and group.kind in (Kind.MATMUL, Kind.GEMM) else ()
         return menu(graph, group, (*smoothed, *_SCHEMES))
 
-    def open(self, artifact: Artifact) -> OnnxRuntimeSession:
+    def open(self, artifact: Artifact) -> Session:
         """Load `artifact`. Raises ModelError with the runtime's own words."""
-        return self._opened(artifact, self._options())
+        # A session may be called by many threads at once, which is the documented use and holds the weights once. But
+        # they share its thread pool; so streams of several threads have a session each, to keep their threads.
+        if self.streams == 1 or self.threads == 1:
+            return self._opened(artifact, self._options())
+        return SessionPool([self._opened(artifact, self._options()) for _ in range(self.streams)])
 
     def files(self, artifact: Artifact) -> Mapping[str, bytes]:
         """None: ONNX is its own form."""

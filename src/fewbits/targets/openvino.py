@@ -31,16 +31,13 @@ from fewbits.models.protocol import Artifact
 from fewbits.space import Menu
 from fewbits.targets.menu import menu
 from fewbits.targets.openvino_readback import readback
-from fewbits.targets.probe import checked_threads, this_machine
-from fewbits.targets.protocol import Executed
+from fewbits.targets.pool import SessionPool
+from fewbits.targets.probe import this_machine, threads_of_stream
+from fewbits.targets.protocol import Executed, Session
 
-_HINTS: Final = {
-    "PERFORMANCE_HINT": "LATENCY",
-    "NUM_STREAMS": 1,
-    # Every node in the type that the model says. The default is bf16 or f16 for everything where the CPU has them,
-    # and f32 strips casts to f16.
-    "INFERENCE_PRECISION_HINT": "dynamic",
-}
+# Every node in the type that the model says. The default is bf16 or f16 for everything where the CPU has them, and f32
+# strips casts to f16.
+_AS_WRITTEN: Final = {"INFERENCE_PRECISION_HINT": "dynamic"}
 _SCHEMES: Final = (BF16, FP16, INT8_WEIGHT)
 _SINK: Final = "/sink_port_0"
 _ADVICE: Final = "Frontend Extension"
@@ -80,14 +77,16 @@ class OpenVinoSession:
 
 @dataclass(frozen=True, slots=True)
 class OpenVino:
-    """The CPU plug-in for one request at a time, with a fixed number of threads and no precision of its own choice."""
+    """The CPU plug-in with a fixed number of threads per request and no precision of its own choice."""
 
     threads: int
+    streams: int = 1
 
     @classmethod
-    def of(cls, threads: int) -> OpenVino:
-        """With `threads` threads, 0 for every core. Raises UsageError on more than there are."""
-        return cls(checked_threads(threads))
+    def of(cls, threads: int, streams: int = 1) -> OpenVino:
+        """With `threads` threads, 0 for every core, shared out to `streams`. Raises UsageError on more than there
+        are."""
+        return cls(threads_of_stream(threads, streams), streams)
 
     @property
     def name(self) -> str:
@@ -106,9 +105,17 @@ class OpenVino:
         smoothed = (INT8_SMOOTHED, INT8_SYMMETRIC_SMOOTHED) if symmetric else ()
         return menu(graph, group, (*symmetric, *smoothed, *_SCHEMES), INT8_SYMMETRIC_PAIR)
 
-    def open(self, artifact: Artifact) -> OpenVinoSession:
+    def open(self, artifact: Artifact) -> Session:
         """Compile `artifact`. Raises ModelError with the runtime's own words."""
-        return session_of(self._compiled(artifact, {}), artifact)
+        compiled = self._compiled(artifact, _hints(self.threads, self.streams))
+        if self.streams == 1:
+            return session_of(compiled, artifact)
+        # OpenVINO's Python layer fills tables at its first conversion from and to an array; two threads that are both
+        # the first wait for each other for ever (seen with 2026.4).
+        _ = ov.Tensor(np.zeros(1, np.float32)).data
+        # Requests that wait for their result, each called by a thread of its own: with the queue of asynchronous ones,
+        # whose callbacks run in Python, small models have half the throughput.
+        return SessionPool([session_of(compiled, artifact) for _ in range(self.streams)])
 
     def files(self, artifact: Artifact) -> Mapping[str, bytes]:
         """OpenVINO's intermediate representation: ``.xml`` and ``.bin``. Raises ModelError."""
@@ -123,7 +130,7 @@ class OpenVino:
 
     def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
         """See Target.executed: the runtime model gives the nodes, the performance counters their times."""
-        compiled = self._compiled(artifact, {"PERF_COUNT": True})
+        compiled = self._compiled(artifact, {**_hints(self.threads, 1), "PERF_COUNT": True})
         session = session_of(compiled, artifact)
         profiles = []
         for _ in range(calls):
@@ -131,13 +138,22 @@ class OpenVino:
             profiles.append(session.request.get_profiling_info())
         return readback(compiled.get_runtime_model(), profiles)
 
-    def _compiled(self, artifact: Artifact, more: Mapping[str, bool]) -> ov.CompiledModel:
-        hints = {**_HINTS, "INFERENCE_NUM_THREADS": self.threads, **more}
+    def _compiled(self, artifact: Artifact, hints: Mapping[str, str | int]) -> ov.CompiledModel:
         core = ov.Core()
         try:
-            return core.compile_model(core.read_model(artifact.content, b""), "CPU", hints)
+            return core.compile_model(core.read_model(artifact.content, b""), "CPU", dict(hints))
         except RuntimeError as error:
             raise ModelError(f"OpenVINO {ov.__version__} does not load the model: {_reason(error)}") from error
+
+
+def _hints(threads: int, streams: int) -> dict[str, str | int]:
+    """For `streams` requests at the same time with `threads` threads each."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY" if streams == 1 else "THROUGHPUT",
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": threads * streams,
+        **_AS_WRITTEN,
+    }
 
 
 def session_of(compiled: ov.CompiledModel, artifact: Artifact) -> OpenVinoSession:

@@ -106,6 +106,17 @@ def checked_threads(threads: int, cores: int | None = None) -> int:
     return threads or cores
 
 
+def threads_of_stream(threads: int, streams: int, cores: int | None = None) -> int:
+    """The threads of each of `streams` calls at the same time: `threads` (0: every core) shared out, at least one.
+
+    Raises:
+        UsageError: as `checked_threads`, and fewer than one stream.
+    """
+    if streams < 1:
+        raise UsageError(f"{streams} streams asked for; give 1 or more")
+    return max(1, checked_threads(threads, cores) // streams)
+
+
 def this_machine(packages: Sequence[str] = ()) -> Machine:
     """This machine, with the versions of Python and of those `packages` that are installed."""
     cpu, features = _cpu()

@@ -42,7 +42,7 @@ def usual(times: Sequence[float]) -> float:
 
 
 class Session(Protocol):
-    """An opened model. A context manager."""
+    """An opened model. A context manager. As many threads may call it at the same time as its target has streams."""
 
     def __call__(self, inputs: Arrays) -> Arrays:
         """Outputs by name."""
@@ -63,7 +63,11 @@ class Target(Protocol):
 
     @property
     def threads(self) -> int:
-        """Threads that a session uses."""
+        """Threads that one call uses."""
+
+    @property
+    def streams(self) -> int:
+        """How many calls of a session may run at the same time."""
 
     @property
     def machine(self) -> Machine:
@@ -79,4 +83,4 @@ class Target(Protocol):
         """`artifact` in the runtime's own form, by file suffix; empty if that is ONNX."""
 
     def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
-        """Every node that ran: kernel, precision, and usual seconds over `calls` profiled calls."""
+        """Every node that ran: kernel, precision, and usual seconds over `calls` profiled calls, one at a time."""

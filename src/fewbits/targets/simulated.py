@@ -18,8 +18,8 @@ from fewbits.machine import Machine
 from fewbits.models.protocol import Artifact
 from fewbits.space import Menu, Refusal
 from fewbits.targets import SIMULATED
-from fewbits.targets.onnxruntime import OnnxRuntime, OnnxRuntimeSession
-from fewbits.targets.protocol import Executed
+from fewbits.targets.onnxruntime import OnnxRuntime
+from fewbits.targets.protocol import Executed, Session
 
 WIDTHS: Final = (8, 4, 2)
 """Bits of weights and activations, in all pairs."""
@@ -50,6 +50,11 @@ class Simulated:
         return self.runtime.threads
 
     @property
+    def streams(self) -> int:
+        """One: the emulation is not timed."""
+        return self.runtime.streams
+
+    @property
     def machine(self) -> Machine:
         """The machine that emulates."""
         return self.runtime.machine
@@ -68,7 +73,7 @@ class Simulated:
             tuple(Refusal(scheme, lacks) for scheme in pairs if not supports(self.model, group, scheme)),
         )
 
-    def open(self, artifact: Artifact) -> OnnxRuntimeSession:
+    def open(self, artifact: Artifact) -> Session:
         """Load `artifact` for emulation. Raises ModelError."""
         return self.runtime.open(artifact)
 

@@ -2,17 +2,19 @@
 
 It reads one JSON object per line from standard input and answers each with one line:
 
-===============================================================  ==========================================
-request                                                          answer
-===============================================================  ==========================================
-``{"open": {"model", "target", "threads", "inputs", "names"}}``  ``{"ready": {"target", "threads"}}``
-``{"run": {"seconds", "min_calls", "drop", "keep"}}``            ``{"seconds": [per call, …]}``
-``{"memory": {}}``                                               ``{"memory": peak resident bytes}``
-``{"quit": {}}``, or the end of standard input                   none: the process ends
-===============================================================  ==========================================
+==========================================================================  ==========================================
+request                                                                     answer
+==========================================================================  ==========================================
+``{"open": {"model", "target", "threads", "streams", "inputs", "names"}}``  ``{"ready": {"target", "threads"}}``
+``{"run": {"seconds", "min_calls", "drop", "keep"}}``                       ``{"seconds": [per call, …]}``
+``{"memory": {}}``                                                          ``{"memory": peak resident bytes}``
+``{"quit": {}}``, or the end of standard input                              none: the process ends
+==========================================================================  ==========================================
 
-`inputs` is an ``.npz`` of positional arrays, in the order of `names`. What cannot be done is answered
-with ``{"error": {"kind": class in fewbits.errors, "message"}}`` and ends the process.
+`inputs` is an ``.npz`` of positional arrays, in the order of `names`. With 0 `streams` calls run one after the other
+and each is timed; with more, so many run at the same time, and ``seconds`` is one figure: the seconds of the block for
+each call that was completed in it. What cannot be done is answered with
+``{"error": {"kind": class in fewbits.errors, "message"}}`` and ends the process.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import perf_counter_ns
@@ -37,8 +40,10 @@ from fewbits.errors import DataError, FewbitsError, ModelError, WorkerError
 from fewbits.models.protocol import Artifact
 from fewbits.targets import open_target
 from fewbits.targets.protocol import Target
+from fewbits.targets.streams import Callers, no_collection
 
-Opener = Callable[[str, int], Target]
+Opener = Callable[[str, int, int], Target]
+"""Text of a target, threads and streams → the target."""
 
 
 def run_block(
@@ -55,16 +60,11 @@ def run_block(
         call()
     taken: list[float] = []
     end = clock() + round(seconds * 1e9)
-    # A collection in the middle of a call would be counted as the model's time.
-    gc.collect()
-    gc.disable()
-    try:
+    with no_collection():
         while len(taken) < min_calls or clock() < end:
             before = clock()
             call()
             taken.append((clock() - before) / 1e9)
-    finally:
-        gc.enable()
     return taken
 
 
@@ -116,14 +116,23 @@ def serve(opener: Opener, requests: Iterable[str], answers: TextIO) -> None:
     try:
         for line in lines:
             match json.loads(line):
-                case {"open": {"model": model, "target": text, "threads": threads, "inputs": path, "names": names}}:
-                    target = opener(text, threads)
+                case {
+                    "open": {
+                        "model": model,
+                        "target": text,
+                        "threads": threads,
+                        "streams": streams,
+                        "inputs": path,
+                        "names": names,
+                    }
+                }:
+                    target = opener(text, threads, max(1, streams))
                     inputs = read_inputs(Path(path), names)
                     with target.open(read_model(Path(model))) as session:
                         # What is loaded by now stays: the collections before each block need not look at it.
                         gc.freeze()
                         answer({"ready": {"target": target.name, "threads": target.threads}})
-                        _time(partial(session, inputs), lines, answer)
+                        _time(partial(session, inputs), streams, lines, answer)
                     return
                 case {"quit": _}:
                     return
@@ -133,18 +142,30 @@ def serve(opener: Opener, requests: Iterable[str], answers: TextIO) -> None:
         answer({"error": {"kind": type(error).__name__, "message": str(error)}})
 
 
-def _time(call: Callable[[], object], lines: Iterable[str], answer: Callable[[object], None]) -> None:
-    for line in lines:
-        match json.loads(line):
-            case {"run": {"seconds": seconds, "min_calls": min_calls, "drop": drop, "keep": keep}}:
-                taken = run_block(call, seconds=seconds, min_calls=min_calls, drop=drop)
-                answer({"seconds": thinned(taken, keep)})
-            case {"memory": _}:
-                answer({"memory": peak_resident_bytes()})
-            case {"quit": _}:
-                return
-            case _:
-                raise WorkerError(f"unknown request {line.strip()!r}")
+def _time(call: Callable[[], object], streams: int, lines: Iterable[str], answer: Callable[[object], None]) -> None:
+    with _blocks(call, streams) as block:
+        for line in lines:
+            match json.loads(line):
+                case {"run": {"seconds": seconds, "min_calls": min_calls, "drop": drop, "keep": keep}}:
+                    answer({"seconds": block(seconds, min_calls, drop, keep)})
+                case {"memory": _}:
+                    answer({"memory": peak_resident_bytes()})
+                case {"quit": _}:
+                    return
+                case _:
+                    raise WorkerError(f"unknown request {line.strip()!r}")
+
+
+@contextmanager
+def _blocks(call: Callable[[], object], streams: int) -> Iterator[Callable[[float, int, int, int], list[float]]]:
+    """What times one block, from its seconds, fewest calls, dropped calls and kept calls."""
+    if not streams:
+        yield lambda seconds, min_calls, drop, keep: thinned(
+            run_block(call, seconds=seconds, min_calls=min_calls, drop=drop), keep
+        )
+        return
+    with Callers(call, streams) as callers:
+        yield lambda seconds, min_calls, drop, _keep: [callers.block(seconds=seconds, min_calls=min_calls, drop=drop)]
 
 
 def main(opener: Opener = open_target) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
+from statistics import median
 from typing import Final
 
 from fewbits.budget import Budget
 from fewbits.errors import MetricError
 from fewbits.evaluation import Direction, Scores
-from fewbits.measurement import Comparison, Interval
+from fewbits.measurement import Comparison, Interval, MemoryComparison
 from fewbits.outcome import Outcome
 from fewbits.record import Accuracy, PredictedCost
 from fewbits.verify.paired import difference_interval, mean_interval
@@ -26,7 +29,9 @@ class Objective(StrEnum):
     """What is made as low as the accuracy budget allows; or the accuracy, as high as the limits allow."""
 
     LATENCY = "latency"
+    THROUGHPUT = "throughput"
     SIZE = "size"
+    MEMORY = "memory"
     ACCURACY = "accuracy"
 
 
@@ -107,8 +112,10 @@ def verdict(
     original_bytes: int,
     tuned_bytes: int,
     limited: Limited = _FREE,
+    memory: MemoryComparison | None = None,
 ) -> Verdict:
-    """The outcome of a tuned model: `gain` is its paired speedup over the original, ``None`` if it was not timed.
+    """The outcome of a tuned model: `gain` is its paired speedup over the original, ``None`` if it was not timed;
+    `memory` compares it with the original, ``None`` if its memory was not measured.
 
     A loss beyond the budget, or a limit that the tuned model misses, is ``budget_unreachable``; no sure gain on the
     objective is ``kept_original``, unless the original misses a limit, which is reason enough to replace it; else
@@ -116,7 +123,10 @@ def verdict(
     """
     if holds(accuracy) and limited.tuned_misses:
         return Verdict(Outcome.BUDGET_UNREACHABLE, f"{limited.tuned_misses} {_within(accuracy)}.")
-    better, what = _GAINS[objective](gain, original_bytes, tuned_bytes)
+    if objective is Objective.MEMORY:
+        better, what = _memory_gain(gain, memory)
+    else:
+        better, what = _GAINS[objective](gain, original_bytes, tuned_bytes)
     instead = limited.original_misses
     said = (what, limited.kept, instead) if better or instead else (what or _NOTHING_BETTER,)
     return _verdict(accuracy, better or bool(instead), " ".join(one for one in said if one))
@@ -154,11 +164,11 @@ def _within(accuracy: Accuracy) -> str:
     return f"{_loss_text(accuracy)}, within the allowed {_budget(accuracy)}{_doubt(accuracy)}"
 
 
-def _latency_gain(gain: Interval | None, _original_bytes: int, _tuned_bytes: int) -> tuple[bool, str]:
+def _timed_gain(what: str, gain: Interval | None, _original_bytes: int, _tuned_bytes: int) -> tuple[bool, str]:
     if gain is None:
-        return False, "The latency was not measured, so no gain is shown."
+        return False, "Nothing was timed, so no gain is shown."
     figure = (
-        f"{gain.value:.2f}x the speed of the original ({_percent(gain)} interval {gain.low:.2f} to {gain.high:.2f})"
+        f"{gain.value:.2f}x the {what} of the original ({_percent(gain)} interval {gain.low:.2f} to {gain.high:.2f})"
     )
     if is_faster(gain):
         return True, f"The tuned model has {figure}."
@@ -169,9 +179,33 @@ def _size_gain(gain: Interval | None, original_bytes: int, tuned_bytes: int) -> 
     figure = f"{tuned_bytes:,} bytes against {original_bytes:,} of the original"
     if tuned_bytes >= original_bytes:
         return False, f"The tuned model has {figure}: not smaller."
-    slower = gain is not None and gain.high < 1
-    note = f" It is slower: {gain.value:.2f}x the speed of the original." if gain is not None and slower else ""
-    return True, f"The tuned model has {figure}.{note}"
+    return True, f"The tuned model has {figure}.{_slower(gain)}"
+
+
+def _memory_gain(gain: Interval | None, memory: MemoryComparison | None) -> tuple[bool, str]:
+    if memory is None:
+        return False, "The memory was not measured, so no gain is shown."
+    (name, saved), *_ = memory.savings.items()
+    figure = (
+        f"The process of the tuned model takes {_mebibytes(median(memory.peaks[name]))} MiB at its peak against "
+        f"{_mebibytes(median(memory.peaks[memory.baseline]))} MiB of the original's, Python and the runtime included: "
+        f"{_mebibytes(saved.value)} MiB less ({_percent(saved)} interval {_mebibytes(saved.low)} to "
+        f"{_mebibytes(saved.high)})"
+    )
+    if saved.low <= 0:
+        return False, f"{figure}, which is no less beyond what repeated measurements scatter."
+    return True, f"{figure}.{_slower(gain)}"
+
+
+def _slower(gain: Interval | None) -> str:
+    """The remark on a model that wins on something else than time."""
+    if gain is None or gain.high >= 1:
+        return ""
+    return f" It is slower: {gain.value:.2f}x the speed of the original."
+
+
+def _mebibytes(size: float) -> str:
+    return f"{size / 2**20:.1f}"
 
 
 def _accuracy_gain(_gain: Interval | None, _original_bytes: int, _tuned_bytes: int) -> tuple[bool, str]:
@@ -179,7 +213,12 @@ def _accuracy_gain(_gain: Interval | None, _original_bytes: int, _tuned_bytes: i
     return False, ""
 
 
-_GAINS = {Objective.LATENCY: _latency_gain, Objective.SIZE: _size_gain, Objective.ACCURACY: _accuracy_gain}
+_GAINS: Final[Mapping[Objective, Callable[[Interval | None, int, int], tuple[bool, str]]]] = {
+    Objective.LATENCY: partial(_timed_gain, "speed"),
+    Objective.THROUGHPUT: partial(_timed_gain, "throughput"),
+    Objective.SIZE: _size_gain,
+    Objective.ACCURACY: _accuracy_gain,
+}
 
 
 def _budget(accuracy: Accuracy) -> Budget:

@@ -83,9 +83,26 @@ def ratio_interval(baseline: Sequence[float], candidate: Sequence[float], confid
         raise ValueError(f"both must have the same rounds; {len(before)} and {len(after)} were given")
     if not ((before > 0).all() and (after > 0).all()):
         raise ValueError("seconds must be above 0")
-    found = median_interval(before / after, confidence)
-    if len(before) == 1:
-        return Interval(found.value, min(found.value, 1.0), max(found.value, 1.0), found.confidence)
+    return _against(1.0, before / after, confidence)
+
+
+def median_difference(baseline: Sequence[float], candidate: Sequence[float], confidence: float = 0.95) -> Interval:
+    """How much less: the median over rounds of baseline minus candidate of the same round, with the interval of
+    `ratio_interval`. One round says nothing about noise: its interval reaches to 0.
+
+    Raises ValueError on no rounds and on different numbers of rounds.
+    """
+    before, after = _values(baseline), _values(candidate)
+    if len(before) != len(after):
+        raise ValueError(f"both must have the same rounds; {len(before)} and {len(after)} were given")
+    return _against(0.0, before - after, confidence)
+
+
+def _against(nothing: float, values: Values, confidence: float) -> Interval:
+    """`median_interval`; that of a single value reaches to `nothing`."""
+    found = median_interval(values, confidence)
+    if len(values) == 1:
+        return Interval(found.value, min(found.value, nothing), max(found.value, nothing), found.confidence)
     return found
 
 
