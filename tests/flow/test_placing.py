@@ -144,8 +144,9 @@ def test_each_candidate_is_the_model_that_it_says(timed: Timing, digits: Job) ->
     assert (digits.scratch / "original.onnx").read_bytes() == demo_model().read_bytes()
     assert len(files) == 1 + len(starts(digits, site(digits)))
     for file in files:
-        quantisers = sum(node.op_type.endswith("QuantizeLinear") for node in onnx.load(file).graph.node)
-        assert (quantisers > 0) == (file.stem != "original")
+        operators = {node.op_type for node in onnx.load(file).graph.node}
+        coded = operators & {"QuantizeLinear", "DynamicQuantizeLinear", "MatMulNBits"}
+        assert bool(coded) == (file.stem != "original")
 
 
 def test_the_smallest_file_wins_where_only_size_counts(timed: Timing, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from fewbits.graph import Kind
 from fewbits.grouping import Group
 
 _IR_VERSION = 10
@@ -55,7 +56,9 @@ def regions(
                 value.name, value.type = known.name, known.type
                 made[str(known.name)] = value
             nodes.append(node)
-        behind = ir.node("Abs", [made[group.output]], name=f"region_{number}_behind", num_outputs=1)
+        # The absolute value of a row that is looked up is looked up in a table of absolute values: OpenVINO folds it.
+        operator = "LpNormalization" if group.kind is Kind.GATHER else "Abs"
+        behind = ir.node(operator, [made[group.output]], name=f"region_{number}_behind", num_outputs=1)
         behind.outputs[0].name = f"region_{number}_result"
         behind.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         (known,) = (value for value in by_name[group.nodes[-1]].outputs if value.name == group.output)
