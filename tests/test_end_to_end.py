@@ -447,7 +447,7 @@ def test_schemes_that_need_no_ranges(timed: Timing, tmp_path: Path, sort: str, s
     result = tune(given, builders.tokens(70), evaluate="cosine", max_loss=0.05, out=tmp_path / "run")
     assert result.outcome is Outcome.MET
     assert {str(result.plan.scheme(name)) for name in result.plan.low} == {scheme}
-    assert len(result.plan.low) == 12, "all products by a constant matrix; the classifier is a Gemm"
+    assert len(result.plan.low) == 13, "all products by a constant matrix, the classifier among them, which is a Gemm"
     assert result.plan.ranges is not None
     assert_consistent(result.record, tmp_path / "run", given)
     ran = {row.precision for row in result.record.groups if row.scheme == scheme}
@@ -921,10 +921,13 @@ def test_every_stage_is_told_in_order(timed: Timing) -> None:
     assert found == [
         "open model and data",
         "evaluate the original",
+        "find channels to smooth",
         "convert plans to begin with",
         "profile groups",
         "evaluate plans",
         "rank groups",
+        "trace the front",
+        "time plans on the predicted front",
         "trace the front",
         "evaluate plans",
         "evaluate for acceptance",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import builders
+from fewbits.costs.table import CostTable
 from fewbits.demo import demo_data, demo_model
 from fewbits.errors import MetricError
 from fewbits.flow import ranking
@@ -15,7 +17,7 @@ from fewbits.flow.calibrate import calibrate, under
 from fewbits.flow.job import Job
 from fewbits.flow.ranking import rank, see
 from fewbits.flow.tuning import tune
-from fewbits.formats.scheme import INT8_DYNAMIC
+from fewbits.formats.scheme import INT8_DYNAMIC, INT8_STATIC, INT8_SYMMETRIC, INT8_TENSOR, Scheme
 from fewbits.plan import Choice, Plan
 from fewbits.sensitivity.table import SensitivityTable
 from fewbits.verify.acceptance import Objective
@@ -61,6 +63,26 @@ def test_only_what_may_pay_is_ranked(timed: Timing, tmp_path: Path) -> None:
         "w:int8r/tensor a:uint8/tensor",
         str(INT8_DYNAMIC),
     }
+
+
+@pytest.mark.parametrize("cost", [1.0, 0.5])
+def test_symmetric_codes_are_ranked_where_they_are_cheaper(timed: Timing, tmp_path: Path, cost: float) -> None:
+    """With a zero point the same bits fit the range more closely."""
+    one = priced(opened(builders.mlp_gelu(), builders.features(120), target="openvino"), tmp_path)
+    costs = {
+        name: {
+            scheme: replace(known, compute=known.compute * cost)
+            if Scheme.parse(scheme).activation == INT8_TENSOR
+            else known
+            for scheme, known in schemes.items()
+        }
+        for name, schemes in site(one).costs.costs.items()
+    }
+    at = replace(site(one), costs=CostTable(site(one).name, costs))
+    table = rank(one, at, one.plan(at, wishes(one), calibrate(one)["minmax"], "minmax"))
+    ranked_schemes = {scheme for schemes in table.harm.values() for scheme in schemes}
+    assert str(INT8_STATIC) in ranked_schemes
+    assert (str(INT8_SYMMETRIC) in ranked_schemes) == (cost < 1)
 
 
 def test_where_bytes_count_every_scheme_is_ranked(timed: Timing, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fewbits.models.protocol import Artifact, Model
 from fewbits.plan import Plan
 
-_KEPT = 2
+_KEPT = 3
 _Key = tuple[str, frozenset[tuple[str, str]], Mapping[str, tuple[float, float]]]
 
 

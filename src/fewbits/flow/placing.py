@@ -106,11 +106,11 @@ def _structural(job: Job, site: Site) -> Mapping[str, Asked]:
 
 
 def _uniform(job: Job, site: Site) -> Mapping[str, Asked]:
-    """All products in one scheme that needs no calibration, for each such scheme that runs at all."""
+    """All products, and whatever else has a weight, in one scheme that needs no calibration, for each that runs."""
     offered = dict.fromkeys(
         scheme
         for group in job.groups
-        if group.is_product
+        if group.is_product or group.weight
         for scheme in site.space.schemes[group.name]
         if not scheme.is_static and not scheme.is_fp32
     )
@@ -118,7 +118,7 @@ def _uniform(job: Job, site: Site) -> Mapping[str, Asked]:
         f"{scheme.sort} products" if scheme.sort != "stored" else f"{scheme} products": {
             group.name: Wish(scheme, _WHY)
             for group in job.groups
-            if group.is_product and scheme in site.space.schemes[group.name]
+            if (group.is_product or group.weight) and scheme in site.space.schemes[group.name]
         }
         for scheme in offered
     }

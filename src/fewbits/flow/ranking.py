@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from fewbits.costs.key import RegionCost
 from fewbits.evaluation import Predict
 from fewbits.flow.allocating import Costing
 from fewbits.flow.calibrate import outputs, search_sample, under
@@ -14,13 +15,15 @@ from fewbits.flow.job import EVALUATION_BATCH, Job
 from fewbits.flow.pace import Work
 from fewbits.flow.schedule import ranking_ends
 from fewbits.flow.site import Site
-from fewbits.formats.scheme import FP32, Scheme
+from fewbits.formats.scheme import FP32, INT8_TENSOR, UINT8_TENSOR, Scheme
 from fewbits.graph import Kind
 from fewbits.plan import Choice, Plan
 from fewbits.sensitivity.measure import Seen
 from fewbits.sensitivity.table import Harm, SensitivityTable
 
 _NOTHING: Final = SensitivityTable({})
+_AS_FAST: Final = 1.1
+"""Costs that differ by no more than this are not told apart."""
 
 _SAMPLES: Final = 16
 _SCORED: Final = 256
@@ -107,11 +110,23 @@ def _worth_it(job: Job, site: Site, name: str, used: Scheme) -> tuple[Scheme, ..
     fastest = costs[str(FP32)].total
     for scheme in sorted(offered, key=_unfaithfulness):
         cost = costs.get(str(scheme))
+        if scheme != used and _is_outdone(scheme, costs):
+            continue
         # A joint on codes is fused with what is around it: its time between floats says little.
         if cost is None or cost.compute < fastest or scheme.is_static or scheme == used:
             kept.append(scheme)
         fastest = min(fastest, fastest if cost is None else cost.total)
     return tuple(kept)
+
+
+def _is_outdone(scheme: Scheme, costs: Mapping[str, RegionCost]) -> bool:
+    """Whether `scheme` has symmetric codes for its activation though those with a zero point, which fit its range more
+    closely, cost no more."""
+    if not scheme.is_static or scheme.activation != INT8_TENSOR:
+        return False
+    closer = costs.get(str(replace(scheme, activation=UINT8_TENSOR)))
+    own = costs.get(str(scheme))
+    return closer is not None and own is not None and closer.total <= _AS_FAST * own.total
 
 
 def _unfaithfulness(scheme: Scheme) -> tuple[int, int]:

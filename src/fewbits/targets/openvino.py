@@ -109,13 +109,14 @@ class OpenVino:
         """Compile `artifact`. Raises ModelError with the runtime's own words."""
         compiled = self._compiled(artifact, _hints(self.threads, self.streams))
         if self.streams == 1:
-            return session_of(compiled, artifact)
+            return session_of(compiled, _unread(compiled, artifact))
         # OpenVINO's Python layer fills tables at its first conversion from and to an array; two threads that are both
         # the first wait for each other for ever (seen with 2026.4).
         _ = ov.Tensor(np.zeros(1, np.float32)).data
         # Requests that wait for their result, each called by a thread of its own: with the queue of asynchronous ones,
         # whose callbacks run in Python, small models have half the throughput.
-        return SessionPool([session_of(compiled, artifact) for _ in range(self.streams)])
+        unread = _unread(compiled, artifact)
+        return SessionPool([session_of(compiled, unread) for _ in range(self.streams)])
 
     def files(self, artifact: Artifact) -> Mapping[str, bytes]:
         """OpenVINO's intermediate representation: ``.xml`` and ``.bin``. Raises ModelError."""
@@ -131,7 +132,7 @@ class OpenVino:
     def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
         """See Target.executed: the runtime model gives the nodes, the performance counters their times."""
         compiled = self._compiled(artifact, {**_hints(self.threads, 1), "PERF_COUNT": True})
-        session = session_of(compiled, artifact)
+        session = session_of(compiled, _unread(compiled, artifact))
         profiles = []
         for _ in range(calls):
             session(inputs)
@@ -156,14 +157,19 @@ def _hints(threads: int, streams: int) -> dict[str, str | int]:
     }
 
 
-def session_of(compiled: ov.CompiledModel, artifact: Artifact) -> OpenVinoSession:
-    """A session that runs `compiled`, which was made from `artifact`."""
+def session_of(compiled: ov.CompiledModel, unread: frozenset[str] = frozenset()) -> OpenVinoSession:
+    """A session that runs `compiled`; `unread` are the inputs of its model that no node reads."""
     inputs = tuple(frozenset(value.get_names()) for value in compiled.inputs)
+    request, outputs = compiled.create_infer_request(), tuple(_name(output) for output in compiled.outputs)
+    return OpenVinoSession(request, inputs, outputs, unread)
+
+
+def _unread(compiled: ov.CompiledModel, artifact: Artifact) -> frozenset[str]:
+    """The inputs of `artifact` that no node reads, which `compiled` has not."""
     graph = onnx.load_model_from_string(artifact.content).graph
     read = {name for node in graph.node for name in node.input}
-    unread = {value.name for value in graph.input} - read - frozenset[str]().union(*inputs)
-    request, outputs = compiled.create_infer_request(), tuple(_name(output) for output in compiled.outputs)
-    return OpenVinoSession(request, inputs, outputs, frozenset(unread))
+    known = frozenset[str]().union(*(value.get_names() for value in compiled.inputs))
+    return frozenset({value.name for value in graph.input} - read - known)
 
 
 def _name(output: ov.ConstOutput) -> str:
