@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def measure(member: Member, target: str, folder: Path, count: int, progress: Pro
     )
 
 
-def _drawn(job: Job, site: Site, ranges: dict[str, tuple[float, float]], seed: int) -> Plan:
+def _drawn(job: Job, site: Site, ranges: Mapping[str, tuple[float, float]], seed: int) -> Plan:
     """A plan whose schemes have shares of their own, so that plans differ in time as they would in a search."""
     draw = random.Random(seed)
     options = dict.fromkeys(str(scheme) for schemes in site.space.schemes.values() for scheme in schemes)

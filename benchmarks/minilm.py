@@ -140,7 +140,8 @@ def nearest(embeddings: Embeddings) -> NDArray[np.int64]:
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     cosine = unit @ unit.T
     np.fill_diagonal(cosine, -np.inf)
-    return cosine.argmax(axis=1)
+    best: NDArray[np.int64] = cosine.argmax(axis=1)
+    return best
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,8 @@ class Agreement:
 
     def __call__(self, predict: Callable[[Arrays], Arrays]) -> NDArray[np.float64]:
         """One score per sentence: 1 where its nearest neighbour is the original's, else 0."""
-        return (nearest(embed(predict, self.ids, self.mask)) == self.original).astype(np.float64)
+        agrees: NDArray[np.bool_] = nearest(embed(predict, self.ids, self.mask)) == self.original
+        return agrees.astype(np.float64)
 
 
 @cache

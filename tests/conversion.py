@@ -18,7 +18,7 @@ from fewbits.models import open_model
 from fewbits.models.protocol import Artifact, Model
 from fewbits.placement import between_codes, coded_tensors, settle
 from fewbits.plan import Choice, Plan
-from fewbits.smoothing import rounded, text
+from fewbits.smoothing import parse, text
 from fewbits.targets.onnxruntime import OnnxRuntime
 from fewbits.targets.openvino import OpenVino
 from fewbits.targets.protocol import Target
@@ -79,7 +79,7 @@ def smoothed(model: Model, plan: Plan, inputs: Mapping[str, Array]) -> Plan:
     groups = {one.name: one for one in group(model.graph) if plan.scheme(one.name).smoothed}
     sources = sorted({one.operands[0] for one in groups.values()})
     (values,) = model.observe([Batch(dict(inputs))], sources)
-    factors = {name: rounded(np.geomspace(0.5, 2, values[name].shape[-1])) for name in sources}
+    factors = {name: parse(text(np.geomspace(0.5, 2, values[name].shape[-1]))) for name in sources}
     small = {f"{name}.smoothed": values[name] / factors[name] for name in sources}
     ranges = {name: (float(value.min()), float(value.max())) for name, value in small.items()}
     texts = {name: text(factor) for name, factor in factors.items()}

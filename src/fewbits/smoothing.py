@@ -6,8 +6,6 @@ factors (SmoothQuant, Xiao et al. 2023, equation 3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -17,14 +15,11 @@ _STEPS = 4
 _MOST = 30 * _STEPS
 
 
-def rounded(factors: ArrayLike) -> NDArray[np.float32]:
-    """`factors` > 0, each as the closest power (in the logarithm), between 2^-30 and 2^30."""
-    return _powers(_exponents(factors))
-
-
 def text(factors: ArrayLike) -> str:
-    """`factors` as whole exponents with a space between them; `parse` gives them back rounded."""
-    return " ".join(map(str, _exponents(factors)))
+    """`factors` > 0 as whole exponents with a space between them; `parse` gives them back rounded, each to the closest
+    power (in the logarithm) between 2^-30 and 2^30."""
+    steps = np.rint(np.log2(np.asarray(factors, np.float64)) * _STEPS)
+    return " ".join(str(int(step)) for step in np.clip(steps, -_MOST, _MOST))
 
 
 def parse(exponents: str) -> NDArray[np.float32]:
@@ -39,13 +34,4 @@ def parse(exponents: str) -> NDArray[np.float32]:
         raise PlanError(
             f"the plan's factors of smoothing are from -{_MOST} to {_MOST}, one for each channel; tune again"
         )
-    return _powers(found)
-
-
-def _exponents(factors: ArrayLike) -> list[int]:
-    steps = np.rint(np.log2(np.asarray(factors, np.float64)) * _STEPS)
-    return [int(step) for step in np.clip(steps, -_MOST, _MOST)]
-
-
-def _powers(exponents: Sequence[int]) -> NDArray[np.float32]:
-    return np.exp2(np.asarray(exponents, np.float64) / _STEPS).astype(np.float32)
+    return np.exp2(np.asarray(found, np.float64) / _STEPS).astype(np.float32)

@@ -12,7 +12,7 @@ from fewbits.demo import demo_data, demo_model
 from fewbits.evaluation import Scores
 from fewbits.flow import searching
 from fewbits.flow.calibrate import calibrate
-from fewbits.flow.climbing import plan_key
+from fewbits.flow.conversions import plan_key
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Job, Wish
 from fewbits.flow.looks import Look

@@ -1,4 +1,15 @@
-"""The spine: what the command line and Python callers start."""
+"""The spine: what the command line and Python callers start.
+
+Where to look: ``tuning`` has the order of the stages, which are ``floats``, ``smooth``, ``pricing`` (``probing``),
+``calibrate``, ``placing``, ``screening``, ``searching`` and ``accepting`` (``summing_up`` for the record).
+
+* Before them: ``goal`` and ``effort`` read what is asked, ``setup`` opens it; ``job`` and ``site`` is what stages share.
+* Of the search: ``ranking`` (``unranked``), ``climbing``, ``looks``, ``allocating``; ``most_accurate`` for the least loss
+  within limits; ``simulating``, ``forecast``, ``widths`` for hardware that is not at hand.
+* Limits of what is served: ``limited``, ``bounded``; memory: ``memory``, ``footprint``.
+* Limits of what a run takes: ``deadline``, ``pace``, ``schedule``.
+* Of all: ``conversions``, ``sessions``, ``scratch``, ``names``. Other commands: ``benching``, ``inspecting``, ``running``.
+"""
 
 from fewbits.flow.benching import BenchReport, bench
 from fewbits.flow.inspecting import Inspection, convert, elsewhere, inspect

@@ -3,13 +3,13 @@ whole plans whose time is known."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from fewbits.costs.correction import Correction
 from fewbits.flow.allocating import SECONDS, Costing, aim_of
+from fewbits.flow.conversions import plan_key
 from fewbits.flow.deadline import Stage
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Asked, Job, Wish
@@ -69,12 +69,6 @@ def climb(
     )
     complete = [*looks, *seen]
     return _climbed(job, site, start, table, correction(job, site, complete), complete)
-
-
-def plan_key(plan: Plan) -> str:
-    """The same for plans that convert to the same model."""
-    text = "\n".join([plan.target, plan.calibration, *(f"{name}={plan.scheme(name)}" for name in sorted(plan.low))])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _spread(count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from fewbits.models.protocol import Artifact, Model
@@ -9,6 +10,12 @@ from fewbits.plan import Plan
 
 _KEPT = 3
 _Key = tuple[str, frozenset[tuple[str, str]], Mapping[str, tuple[float, float]]]
+
+
+def plan_key(plan: Plan) -> str:
+    """The same for plans that convert to the same model."""
+    text = "\n".join([plan.target, plan.calibration, *(f"{name}={plan.scheme(name)}" for name in sorted(plan.low))])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Conversions:

@@ -5,10 +5,25 @@ from __future__ import annotations
 from fewbits.budget import ANY_LOSS, Budget
 from fewbits.errors import UsageError
 from fewbits.limits import Limits
-from fewbits.targets import is_simulated
+from fewbits.targets import SIMULATED, is_simulated
+from fewbits.targets.probe import checked_threads
 from fewbits.verify.acceptance import Objective
 
 _USUAL = Budget.parse("1%")
+_ENERGY = "energy"
+
+
+def objective_of(text: str) -> Objective:
+    """The objective called `text`. Raises UsageError."""
+    if text == _ENERGY:
+        raise UsageError(
+            "energy is not measured on this machine, but what a model of it predicts can be made small: leave the "
+            f"objective out and give --target {SIMULATED}:{_ENERGY}"
+        )
+    try:
+        return Objective(text)
+    except ValueError as error:
+        raise UsageError(f"unknown objective {text!r}; choose {' or '.join(Objective)}") from error
 
 
 def budget_of(max_loss: str | float | Budget | None, objective: Objective) -> Budget:
@@ -19,6 +34,22 @@ def budget_of(max_loss: str | float | Budget | None, objective: Objective) -> Bu
     if max_loss is not None:
         return Budget.parse(max_loss)
     return ANY_LOSS if objective is Objective.ACCURACY else _USUAL
+
+
+def streams_of(objective: Objective, streams: int, threads: int) -> int:
+    """How many calls run at the same time when `objective` is measured, 0 where they run one after the other: for
+    throughput `streams`, or one for each of `threads` (0: every core).
+
+    Raises:
+        UsageError: streams where throughput does not count, fewer than one, or more threads than cores.
+    """
+    if streams < 0:
+        raise UsageError(f"{streams} streams asked for; give 1 or more")
+    if objective is not Objective.THROUGHPUT:
+        if streams:
+            raise UsageError(f"streams are for the objective throughput; {objective} is measured one call at a time")
+        return 0
+    return streams or checked_threads(threads)
 
 
 def check_goal(objective: Objective, budget: Budget, limits: Limits, target: str) -> None:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Final
 
 from fewbits.benchmark import compare
 from fewbits.flow.allocating import BYTES, SECONDS, Costing
+from fewbits.flow.conversions import plan_key
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Job
+from fewbits.flow.looks import quick
 from fewbits.flow.names import ORIGINAL
-from fewbits.flow.pace import Work
 from fewbits.formats.scheme import FP32
 from fewbits.measurement import Latency
-from fewbits.models.protocol import Artifact
 from fewbits.plan import Plan
 from fewbits.verify.within import Figures
 
 _ROUNDS: Final = 8
-_QUICK_ROUNDS: Final = 3
-_QUICK_SECONDS: Final = 0.1
-_QUICK_CONFIDENCE: Final = 0.7
 
 
 def original_figures(job: Job, floats: Floats) -> Figures:
@@ -42,13 +38,12 @@ def original_figures(job: Job, floats: Floats) -> Figures:
 
 def quick_seconds(job: Job, plan: Plan) -> float:
     """Seconds per call of the model under `plan`, at a quick look."""
-    artifact = job.conversions.of(plan)
 
     def timed() -> float:
-        return job.pace.timed(Work.LOOK, lambda: _timed(job, plan.target, artifact))
+        file = job.candidate_file("plan", job.conversions.of(plan).content)
+        return quick(job, [job.candidate("plan", file, plan.target)]).latencies["plan"].median
 
-    key = hashlib.sha256(artifact.content).hexdigest()[:16]
-    return job.journal.step("limits", f"{plan.target} {key}", float, timed)
+    return job.journal.step("limits", plan_key(plan), float, timed)
 
 
 def fits(job: Job, plan: Plan) -> bool:
@@ -74,17 +69,3 @@ def foreseen(job: Job, costing: Costing) -> Mapping[str, float]:
         rest = job.model.original().size - costing.bytes().value(dict.fromkeys(costing.names, str(FP32)))
         most[BYTES] = max(0.0, job.limits.size - rest)
     return most
-
-
-def _timed(job: Job, target: str, artifact: Artifact) -> float:
-    candidate = job.candidate("plan", job.candidate_file("plan", artifact.content), target)
-    comparison = compare(
-        [candidate],
-        job.inputs,
-        rounds=_QUICK_ROUNDS,
-        looks=1,
-        block_seconds=_QUICK_SECONDS,
-        confidence=_QUICK_CONFIDENCE,
-        progress=job.progress,
-    )
-    return comparison.latencies["plan"].median

@@ -15,6 +15,7 @@ from fewbits.flow.job import Job
 from fewbits.flow.names import ORIGINAL
 from fewbits.flow.pace import Work
 from fewbits.flow.site import Site
+from fewbits.measurement import Comparison
 from fewbits.plan import Plan
 
 _ROUNDS: Final = 3
@@ -47,6 +48,21 @@ def originals(job: Job, first: Candidate) -> Sequence[Candidate]:
     return [job.candidate(f"{ORIGINAL} on {name}", first.model, name) for name in others]
 
 
+def quick(job: Job, candidates: Sequence[Candidate]) -> Comparison:
+    """A short comparison of `candidates`, the first of which is the baseline."""
+    compared = partial(
+        compare,
+        candidates,
+        job.inputs,
+        rounds=_ROUNDS,
+        looks=1,
+        block_seconds=_SECONDS,
+        confidence=_CONFIDENCE,
+        progress=job.progress,
+    )
+    return job.pace.timed(Work.LOOK, compared, len(candidates))
+
+
 def look(job: Job, first: Candidate, candidates: Sequence[Candidate], plans: Mapping[str, Plan]) -> Mapping[str, Look]:
     """A look at `first` and all `candidates`, as many at a time as memory holds; `plans` by candidate name, the
     original where a name has none."""
@@ -55,18 +71,7 @@ def look(job: Job, first: Candidate, candidates: Sequence[Candidate], plans: Map
     looks: dict[str, Look] = {}
     for start in range(0, len(candidates), together):
         part = [first, *candidates[start : start + together]]
-        compared = partial(
-            compare,
-            part,
-            job.inputs,
-            rounds=_ROUNDS,
-            looks=1,
-            block_seconds=_SECONDS,
-            confidence=_CONFIDENCE,
-            progress=job.progress,
-        )
-        comparison = job.pace.timed(Work.LOOK, compared, len(part))
-        for name, latency in comparison.latencies.items():
+        for name, latency in quick(job, part).latencies.items():
             plan = plans.get(name)
             schemes = {} if plan is None else {group: str(plan.scheme(group)) for group in sorted(plan.low)}
             looks[name] = Look(targets[name], schemes, latency.median)

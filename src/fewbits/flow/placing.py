@@ -110,7 +110,7 @@ def _uniform(job: Job, site: Site) -> Mapping[str, Asked]:
     offered = dict.fromkeys(
         scheme
         for group in job.groups
-        if group.is_product or group.weight
+        if _counts(group)
         for scheme in site.space.schemes[group.name]
         if not scheme.is_static and not scheme.is_fp32
     )
@@ -118,10 +118,14 @@ def _uniform(job: Job, site: Site) -> Mapping[str, Asked]:
         f"{scheme.sort} products" if scheme.sort != "stored" else f"{scheme} products": {
             group.name: Wish(scheme, _WHY)
             for group in job.groups
-            if (group.is_product or group.weight) and scheme in site.space.schemes[group.name]
+            if _counts(group) and scheme in site.space.schemes[group.name]
         }
         for scheme in offered
     }
+
+
+def _counts(group: Group) -> bool:
+    return group.is_product or bool(group.weight)
 
 
 def _run(job: Job, floats: Floats, planner: Planner) -> Placed:

@@ -10,7 +10,8 @@ from typing import Final
 from fewbits.benchmark import compare
 from fewbits.costs.correction import Correction
 from fewbits.evaluation import Scores
-from fewbits.flow.climbing import climb, plan_key
+from fewbits.flow.climbing import climb
+from fewbits.flow.conversions import plan_key
 from fewbits.flow.deadline import Stage
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import EVALUATION_BATCH, Job, Wish

@@ -18,9 +18,8 @@ from fewbits.evaluation import Direction, Evaluator, Predict
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.deadline import Deadline
 from fewbits.flow.effort import FULL, Effort
-from fewbits.flow.goal import check_goal
+from fewbits.flow.goal import check_goal, streams_of
 from fewbits.flow.job import Job, refuse_quantised
-from fewbits.flow.objectives import streams_of
 from fewbits.flow.pace import Pace
 from fewbits.flow.sessions import call_inputs, predictor
 from fewbits.flow.site import Site

@@ -20,11 +20,10 @@ from fewbits.flow.bounded import bounded, keep, original_misses, original_suffic
 from fewbits.flow.calibrate import calibrate, choose
 from fewbits.flow.effort import Effort
 from fewbits.flow.floats import Floats, time_floats
-from fewbits.flow.goal import budget_of
+from fewbits.flow.goal import budget_of, objective_of
 from fewbits.flow.job import EVALUATION_BATCH, Job, asked
 from fewbits.flow.looks import correction
 from fewbits.flow.most_accurate import search_most_accurate
-from fewbits.flow.objectives import objective_of
 from fewbits.flow.pace import Work
 from fewbits.flow.placing import place, starts
 from fewbits.flow.pricing import price

@@ -58,7 +58,7 @@ class GemmToMatMul(ir.passes.InPlacePass):
 
 def _rewrite(model: ir.Model, names: Names, gemm: ir.Node) -> None:
     weight, bias = gemm.inputs[1], gemm.inputs[2] if len(gemm.inputs) > 2 else None
-    if "transB" in gemm.attributes and gemm.attributes["transB"].as_int():
+    if is_transposed(gemm):
         weight = names.constant(f"{gemm.name}.weight", array_of(weight).T)
     product = names.node("MatMul", [gemm.inputs[0], weight], f"{gemm.name}.product", f"{gemm.name}.matmul")
     made = [product]
@@ -71,6 +71,11 @@ def _rewrite(model: ir.Model, names: Names, gemm: ir.Node) -> None:
     model.graph.remove(gemm, safe=True)
     # By this name plans and profiles know it.
     product.name = name
+
+
+def is_transposed(node: ir.Node) -> bool:
+    """Whether the product `node` reads its weight transposed: (outputs, inputs)."""
+    return "transB" in node.attributes and bool(node.attributes["transB"].as_int())
 
 
 def _factor(gemm: ir.Node, name: str) -> float:

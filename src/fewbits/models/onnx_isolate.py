@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from fewbits.grouping import CARRIERS
+from fewbits.models.onnx_gemm import is_transposed
 from fewbits.models.onnx_kinds import kind
 from fewbits.models.onnx_names import Names, array_of, insert_after
 
@@ -163,10 +164,6 @@ def _shape(value: ir.Value | None) -> list[int]:
     return [int(size) for size in value.const_value.shape.numpy()]
 
 
-def _transposed(gemm: ir.Node) -> bool:
-    return "transB" in gemm.attributes and bool(gemm.attributes["transB"].as_int())
-
-
 def _input_channels(node: ir.Node) -> int:
     """The size of axis 1 of a product's first operand, from its weight."""
     shape = _shape(node.inputs[1])
@@ -175,7 +172,7 @@ def _input_channels(node: ir.Node) -> int:
             groups = node.attributes["group"].as_int() if "group" in node.attributes else 1
             return shape[1] * groups
         case "Gemm":
-            return shape[1] if _transposed(node) else shape[0]
+            return shape[1] if is_transposed(node) else shape[0]
         case _:
             return shape[0]
 
@@ -184,6 +181,6 @@ def _output_channels(gemm: ir.Node) -> int:
     """The number of columns that `gemm`, whose weight is codes, gives."""
     weight = gemm.inputs[1]
     assert weight is not None and weight.shape is not None
-    columns = weight.shape[0 if _transposed(gemm) else 1]
+    columns = weight.shape[0 if is_transposed(gemm) else 1]
     assert isinstance(columns, int)
     return columns

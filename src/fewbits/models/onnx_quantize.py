@@ -20,6 +20,7 @@ from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme, integer
 from fewbits.grouping import Group
 from fewbits.models.onnx_absorb import absorbed, absorbed_ranges
+from fewbits.models.onnx_gemm import is_transposed
 from fewbits.models.onnx_names import Names, insert_after
 from fewbits.models.onnx_weights import WeightWriter
 from fewbits.placement import Placement
@@ -131,5 +132,4 @@ def _pair(model: ir.Model, names: Names, value: ir.Value, tensor: str, affine: A
 
 def output_axis(node: ir.Node) -> int:
     """The axis of a weight that counts output channels, in a transposed convolution those of one of its groups."""
-    transposed = "transB" in node.attributes and node.attributes["transB"].as_int()
-    return 0 if node.op_type == "Conv" or transposed else 1
+    return 0 if node.op_type == "Conv" or is_transposed(node) else 1

@@ -8,12 +8,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from fewbits.formats.granularity import Channel
-from fewbits.formats.numerics.affine import symmetric
-from fewbits.formats.quantize import quantize
 from fewbits.formats.scaled import ScaledFormat
-from fewbits.formats.scheme import Scheme, integer
+from fewbits.formats.scheme import Scheme
 from fewbits.models.onnx_names import Names, array_of, take_over
+from fewbits.models.onnx_weights import weight_affine, weight_codes
 
 _MICROSOFT = "com.microsoft"
 _INPUTS = 8
@@ -61,11 +59,6 @@ def matrix_codes(matrix: NDArray[np.float32], weight: ScaledFormat) -> tuple[NDA
     """Codes (directions, inputs, gates) of a matrix (directions, gates, inputs), and their scales: one per gate of
     each direction, or one per direction where `weight` has one for the whole matrix."""
     turned = np.ascontiguousarray(matrix.transpose(0, 2, 1))
-    per_channel = isinstance(weight.granularity, Channel)
-    largest = np.abs(turned).max(axis=1 if per_channel else (1, 2), initial=0)
-    scale = symmetric(np.where(largest > 0, largest, 1).astype(np.float32), integer(weight)).scale
-    spread = scale[:, None, :] if per_channel else scale[:, None, None]
-    # Each direction and gate is divided by a scale of its own: rows of one matrix with one scale per row.
-    rows = np.broadcast_to(spread, turned.shape).reshape(-1, 1)
-    codes = quantize(turned.reshape(-1, 1), ScaledFormat(integer(weight), Channel(0)), scale=rows).codes
-    return codes.reshape(turned.shape).astype(np.int8), scale
+    affines = [weight_affine(one, weight, 1, None, 1.0) for one in turned]
+    codes = [weight_codes(one, affine) for one, affine in zip(turned, affines, strict=True)]
+    return np.stack(codes).astype(np.int8), np.stack([affine.scale for affine in affines])

@@ -17,6 +17,7 @@ from fewbits.data.batches import Array
 from fewbits.errors import PlanError
 from fewbits.formats.scheme import Scheme
 from fewbits.grouping import Group
+from fewbits.models.onnx_gemm import is_transposed
 from fewbits.models.onnx_names import Names, array_of, insert_after
 from fewbits.plan import smoothed
 from fewbits.smoothing import parse
@@ -49,7 +50,7 @@ class SmoothOperands(ir.passes.InPlacePass):
             for node in wanted:
                 weight = node.inputs[1]
                 assert weight is not None
-                larger = _larger(array_of(weight), factors, rows=not _transposed(node))
+                larger = _larger(array_of(weight), factors, rows=not is_transposed(node))
                 node.replace_input_with(1, names.constant(f"{weight.name}.smoothed", larger))
             if len(list(source.uses())) == len(wanted) and _fold(names, source, factors):
                 continue
@@ -65,7 +66,7 @@ class SmoothOperands(ir.passes.InPlacePass):
         for node in readers:
             weight = node.inputs[1]
             assert weight is not None
-            depth = array_of(weight).shape[1 if _transposed(node) else 0]
+            depth = array_of(weight).shape[1 if is_transposed(node) else 0]
             if len(factors) != depth:
                 raise PlanError(
                     f"the plan has {len(factors)} factors to smooth the tensor {source.name} with, which has {depth} "
@@ -76,10 +77,6 @@ class SmoothOperands(ir.passes.InPlacePass):
 
 def _larger(weight: Array, factors: Array, *, rows: bool) -> Array:
     return np.asarray(weight * (factors[:, None] if rows else factors[None, :]), np.float32)
-
-
-def _transposed(node: ir.Node) -> bool:
-    return "transB" in node.attributes and bool(node.attributes["transB"].as_int())
 
 
 def _fold(names: Names, source: ir.Value, factors: Array) -> bool:

@@ -10,12 +10,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from fewbits.formats.granularity import Channel
-from fewbits.formats.numerics.affine import symmetric
-from fewbits.formats.quantize import quantize
 from fewbits.formats.scaled import ScaledFormat
-from fewbits.formats.scheme import Scheme, integer
+from fewbits.formats.scheme import Scheme
 from fewbits.models.onnx_names import Names, array_of, take_over
+from fewbits.models.onnx_weights import weight_affine, weight_codes
 
 
 class CodeTables(ir.passes.InPlacePass):
@@ -39,9 +37,8 @@ class CodeTables(ir.passes.InPlacePass):
 
 def _rewrite(model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat) -> None:
     table = array_of(node.inputs[0]).astype(np.float32)
-    largest = np.abs(table).max(axis=1, initial=0)
-    scales = symmetric(np.where(largest > 0, largest, 1).astype(np.float32), integer(weight)).scale[:, None]
-    codes = quantize(table, ScaledFormat(integer(weight), Channel(0)), scale=scales).codes.astype(np.int8)
+    affine = weight_affine(table, weight, 0, None, 1.0)
+    codes, scales = weight_codes(table, affine).astype(np.int8), affine.scale[:, None]
     name, rows = str(node.name), node.inputs[1]
     found, scale = (
         names.node(
