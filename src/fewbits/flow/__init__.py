@@ -3,12 +3,13 @@
 Where to look: ``tuning`` has the order of the stages, which are ``floats``, ``smooth``, ``pricing`` (``probing``),
 ``calibrate``, ``placing``, ``screening``, ``searching`` and ``accepting`` (``summing_up`` for the record).
 
-* Before them: ``goal`` and ``effort`` read what is asked, ``setup`` opens it; ``job`` and ``site`` is what stages share.
-* Of the search: ``ranking`` (``unranked``), ``climbing``, ``looks``, ``allocating``; ``most_accurate`` for the least loss
-  within limits; ``simulating``, ``forecast``, ``widths`` for hardware that is not at hand.
+* Before them: ``goal`` and ``effort`` read what is asked, ``setup`` opens it; stages share ``job`` and ``site``.
+* Of the search: ``ranking`` (``unranked``), ``climbing``, ``looks``, ``allocating``; ``most_accurate`` for the least
+  loss within limits; ``simulating``, ``forecast``, ``widths`` for hardware that is not at hand.
 * Limits of what is served: ``limited``, ``bounded``; memory: ``memory``, ``footprint``.
 * Limits of what a run takes: ``deadline``, ``pace``, ``schedule``.
-* Of all: ``conversions``, ``sessions``, ``scratch``, ``names``. Other commands: ``benching``, ``inspecting``, ``running``.
+* Of all: ``conversions``, ``sessions``, ``scratch``, ``names``, ``result``.
+* Other commands: ``benching``, ``inspecting``, ``running``.
 """
 
 from fewbits.flow.benching import BenchReport, bench

@@ -47,7 +47,10 @@ def streams_of(objective: Objective, streams: int, threads: int) -> int:
         raise UsageError(f"{streams} streams asked for; give 1 or more")
     if objective is not Objective.THROUGHPUT:
         if streams:
-            raise UsageError(f"streams are for the objective throughput; {objective} is measured one call at a time")
+            raise UsageError(
+                f"streams are for the objective throughput; {objective} is measured one call at a time; leave "
+                "--streams out, or give --objective throughput"
+            )
         return 0
     return streams or checked_threads(threads)
 
