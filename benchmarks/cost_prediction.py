@@ -13,10 +13,9 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from pydantic import ConfigDict, TypeAdapter
 from scipy.stats import spearmanr
 
 import minilm
@@ -44,48 +43,15 @@ from fewbits.store import Run
 from fewbits.targets import TARGETS
 from fewbits.targets.probe import this_machine
 from fewbits.verify.acceptance import Objective
+from results import Foretold, Prediction, Taken
 from suite import SUITE, THREADS, Member
 
 PLANS = 12
 LOOKS = 8
 """As many as tuning takes at plans on the predicted front."""
-FILE = results.FOLDER / "cost_prediction.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Foretold:
-    """One random plan: groups in each scheme, and seconds per call as the table predicts them, as the corrected table
-    does, and as they were measured."""
-
-    schemes: dict[str, int]
-    plain: float
-    corrected: float
-    measured: float
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One model on one runtime; the correlations are over `plans`, none of which the correction was made from."""
-
-    name: str
-    title: str
-    target: str
-    regions: int
-    corrected_by: int
-    plain: float
-    corrected: float
-    plans: tuple[Foretold, ...]
-    taken: results.Taken
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-
-ROWS = TypeAdapter(tuple[Row, ...])
-
-
-def measure(member: Member, target: str, folder: Path, count: int, progress: Progress) -> Row:
+def measure(member: Member, target: str, folder: Path, count: int, progress: Progress) -> Prediction:
     """`count` random plans of `member` on `target`."""
     request = Request(
         data=member.data(folder),
@@ -120,7 +86,7 @@ def measure(member: Member, target: str, folder: Path, count: int, progress: Pro
         foretold = tuple(
             _foretold(costing, plan, seconds, corrected) for plan, seconds in zip(plans, measured, strict=True)
         )
-    return Row(
+    return Prediction(
         name=member.name,
         title=member.title,
         target=target,
@@ -129,7 +95,7 @@ def measure(member: Member, target: str, folder: Path, count: int, progress: Pro
         plain=_rank([one.plain for one in foretold], measured),
         corrected=_rank([one.corrected for one in foretold], measured),
         plans=foretold,
-        taken=results.Taken.now(this_machine(results.PACKAGES)),
+        taken=Taken.now(this_machine(results.PACKAGES)),
     )
 
 
@@ -186,11 +152,6 @@ def _rank(predicted: list[float], measured: list[float]) -> float:
     return float(spearmanr(predicted, measured).statistic)
 
 
-def read(path: Path = FILE) -> tuple[Row, ...]:
-    """The stored rows, none if there is no file."""
-    return ROWS.validate_json(path.read_bytes()) if path.is_file() else ()
-
-
 def main() -> None:
     """Measure what is asked for."""
     parser = argparse.ArgumentParser(description="Predicted against measured times of random plans.")
@@ -205,8 +166,7 @@ def main() -> None:
                 row = measure(SUITE[name], target, options.dir, 4 if options.quick else PLANS, progress)
             print(f"{row.title} on {target}: rank correlation {row.plain:.2f}, corrected {row.corrected:.2f}")
             if not options.quick:
-                rows = {(one.name, one.target): one for one in read()} | {(row.name, row.target): row}
-                results.write(ROWS.dump_json(tuple(rows.values()), indent=1), FILE)
+                results.add_prediction(row)
 
 
 if __name__ == "__main__":

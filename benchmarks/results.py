@@ -90,8 +90,40 @@ class SideBySide:
     __pydantic_config__ = _STRICT
 
 
+@dataclass(frozen=True, slots=True)
+class Foretold:
+    """One random plan: groups in each scheme, and seconds per call as the table predicts them, as the corrected table
+    does, and as they were measured."""
+
+    schemes: dict[str, int]
+    plain: float
+    corrected: float
+    measured: float
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Random plans of one model on one runtime. The rank correlations are over `plans`, none of which the correction
+    was made from."""
+
+    name: str
+    title: str
+    target: str
+    regions: int
+    corrected_by: int
+    plain: float
+    corrected: float
+    plans: tuple[Foretold, ...]
+    taken: Taken
+
+    __pydantic_config__ = _STRICT
+
+
 _TUNED = TypeAdapter(tuple[Tuned, ...])
 _PEERS = TypeAdapter(tuple[SideBySide, ...])
+_PREDICTIONS = TypeAdapter(tuple[Prediction, ...])
 
 
 def read_latency(path: Path = FOLDER / "latency.json") -> tuple[Tuned, ...]:
@@ -104,6 +136,11 @@ def read_peers(path: Path = FOLDER / "peers.json") -> tuple[SideBySide, ...]:
     return _PEERS.validate_json(path.read_bytes()) if path.is_file() else ()
 
 
+def read_predictions(path: Path = FOLDER / "cost_prediction.json") -> tuple[Prediction, ...]:
+    """The stored rows, none if there is no file."""
+    return _PREDICTIONS.validate_json(path.read_bytes()) if path.is_file() else ()
+
+
 def add_latency(row: Tuned, path: Path = FOLDER / "latency.json") -> None:
     """Store `row` in place of an older one of the same model."""
     rows = {stored.name: stored for stored in read_latency(path)} | {row.name: row}
@@ -114,6 +151,12 @@ def add_peers(row: SideBySide, path: Path = FOLDER / "peers.json") -> None:
     """Store `row` in place of an older one of the same model."""
     rows = {stored.name: stored for stored in read_peers(path)} | {row.name: row}
     write(_PEERS.dump_json(tuple(rows.values()), indent=1), path)
+
+
+def add_prediction(row: Prediction, path: Path = FOLDER / "cost_prediction.json") -> None:
+    """Store `row` in place of an older one of the same model on the same runtime."""
+    rows = {(stored.name, stored.target): stored for stored in read_predictions(path)} | {(row.name, row.target): row}
+    write(_PREDICTIONS.dump_json(tuple(rows.values()), indent=1), path)
 
 
 def write(content: bytes, path: Path) -> None:

@@ -12,10 +12,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import cost_prediction
 from fewbits.measurement import Interval
 from fewbits.outcome import Outcome
-from results import Form, SideBySide, Taken, Tuned, read_latency, read_peers
+from results import Form, Prediction, SideBySide, Taken, Tuned, read_latency, read_peers, read_predictions
 
 ROOT = Path(__file__).parents[1]
 FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
@@ -168,7 +167,7 @@ def _failures(rows: Sequence[SideBySide], names: Sequence[str]) -> str:
     return "\nFailures:\n\n" + "".join(failures) if failures else ""
 
 
-def prediction_table(rows: Sequence[cost_prediction.Row]) -> str:
+def prediction_table(rows: Sequence[Prediction]) -> str:
     """Rank correlation of predicted and measured times over random plans, one line per model and runtime."""
     if not rows:
         return NOT_MEASURED
@@ -231,7 +230,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "peers": lambda: peers_table(read_peers()),
     "peers_all": lambda: peers_all_table(read_peers()),
     "control": lambda: control_table(read_peers()),
-    "prediction": lambda: prediction_table(cost_prediction.read()),
+    "prediction": lambda: prediction_table(read_predictions()),
     "formats_speed": lambda: formats_speed_table(ROOT / "benchmarks" / "results" / "formats_speed.json"),
     "calibration": lambda: calibration_table(ROOT / "benchmarks" / "results" / "calibration_memory.json"),
 }
