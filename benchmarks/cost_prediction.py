@@ -71,7 +71,7 @@ def measure(member: Member, target: str, folder: Path, count: int, progress: Pro
     )
     with scratch_folder() as scratch:
         opened = open_request(member.model(folder), request, progress)
-        job = opened.job(Run.in_memory().journal, scratch, progress)
+        job = opened.job(Run.in_memory(), scratch, progress)
         job = smooth(job)
         job = replace(job, sites=price(job))
         (site,) = job.sites

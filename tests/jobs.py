@@ -20,8 +20,7 @@ from fewbits.limits import UNLIMITED, Limits
 from fewbits.models import ModelSource
 from fewbits.progress import Progress, Silent
 from fewbits.space import Rule
-from fewbits.store import Journal
-from fewbits.store.journal import MemoryLines
+from fewbits.store import Run
 from fewbits.verify.acceptance import Objective
 from fewbits.verify.evaluators import EvaluateFunction
 
@@ -75,7 +74,7 @@ def opened(
 
 def job(one: Opened, scratch: Path) -> Job:
     """A job with an empty journal."""
-    return one.job(Journal(MemoryLines()), scratch, Silent())
+    return one.job(Run.in_memory(), scratch, Silent())
 
 
 def site(one: Job) -> Site:

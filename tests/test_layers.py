@@ -46,6 +46,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "placement": {"formats", "graph", "grouping"},
     "plan": {"formats"},
     "smoothing": set(),
+    "codes": {"formats"},
     "dialect": set(),
     "data": {"graph"},
     "evaluation": {"data"},
@@ -55,8 +56,8 @@ ALLOWED: Mapping[str, set[str]] = {
     "amounts": set(),
     "limits": {"amounts"},
     "record": {"evaluation", "limits"},
-    "models.protocol": DESCRIPTIONS | {"data"},
-    "models": DESCRIPTIONS | {"dialect", "data", "models.protocol", "smoothing"},
+    "models.protocol": DESCRIPTIONS | {"codes", "data"},
+    "models": DESCRIPTIONS | {"codes", "dialect", "data", "models.protocol", "smoothing"},
     "targets.protocol": DESCRIPTIONS | {"data", "models.protocol"},
     "targets": DESCRIPTIONS | {"costs", "data"} | SEAMS,
     "attribution": DESCRIPTIONS | {"targets.protocol"},
@@ -70,14 +71,14 @@ ALLOWED: Mapping[str, set[str]] = {
     "verify": {"graph", "amounts", "data", "evaluation", "metrics", "metric_rows", "budget", "limits", "record"},
     "benchmark": {"data", "targets", "verify"},
     "memory": {"benchmark", "data", "targets", "verify"},
-    "store": {"record"},
+    "store": {"codes", "record"},
     "weights": {"data", "models"},
     "comparison": {"formats", "data", "graph"},
     "report": {"formats", "comparison", "native", "record"},
     "flow": DESCRIPTIONS
     | SEAMS
     | {"data", "dialect", "evaluation", "metrics", "budget", "record", "models", "targets", "calibration"}
-    | {"amounts", "attribution", "costs", "limits", "search", "refine", "sensitivity", "smoothing", "verify"}
+    | {"amounts", "attribution", "codes", "costs", "limits", "search", "refine", "sensitivity", "smoothing", "verify"}
     | {"benchmark", "memory", "store", "report"}
     | TABLES
     | MEASURING,

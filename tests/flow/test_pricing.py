@@ -16,6 +16,7 @@ from fewbits.flow import pricing
 from fewbits.flow.pricing import price
 from fewbits.flow.site import Site
 from fewbits.space import Rule
+from fewbits.store import Run
 from jobs import job, opened, site
 
 
@@ -43,7 +44,7 @@ def priced(tmp_path: Path, heard: Heard | None = None, **options: object) -> tup
         progress=heard or Heard(),
         **options,  # type: ignore[arg-type]
     )
-    return price(one.job(job(one, tmp_path).journal, tmp_path, heard or Heard()))
+    return price(one.job(Run.in_memory(), tmp_path, heard or Heard()))
 
 
 def test_what_turns_out_not_to_run_leaves_the_space_with_the_reason(own_costs: Path, tmp_path: Path) -> None:

@@ -15,11 +15,14 @@ import fewbits
 from affine_casts import fake_quantize
 from builders import CASES, Net
 from conversion import OPENVINO, TARGET, error, planned, precisions, run
-from fewbits.formats.granularity import Tensor
+from fewbits.codes import name_of
+from fewbits.errors import PlanError
+from fewbits.formats.granularity import Group, Tensor
 from fewbits.formats.integer import INT8R, UINT8
 from fewbits.formats.numerics.affine import asymmetric, symmetric
+from fewbits.formats.qtensor import QTensor
 from fewbits.formats.scaled import ScaledFormat
-from fewbits.formats.scheme import INT4_BLOCKS, INT8_BLOCKS, INT8_DYNAMIC, INT8_WEIGHT, Scheme
+from fewbits.formats.scheme import INT4_BLOCKS, INT4_SHIFTED_BLOCKS, INT8_BLOCKS, INT8_DYNAMIC, INT8_WEIGHT, Scheme
 from fewbits.models import open_model
 from fewbits.models.protocol import Artifact
 from fewbits.plan import Choice, Plan
@@ -54,7 +57,7 @@ def stored(proto: onnx.ModelProto, scheme: Scheme, target: Target) -> Artifact:
 def decoded(weight: Float, scheme: Scheme) -> Float:
     """`weight` as its codes have it."""
     assert isinstance(scheme.weight, ScaledFormat)
-    if scheme in (INT8_BLOCKS, INT4_BLOCKS):
+    if isinstance(scheme.weight.granularity, Group):
         return np.asarray(fewbits.fake_quantize(weight, scheme.weight), np.float32)
     return fake_quantize(weight, symmetric(np.abs(weight).max(axis=0), INT8R, 1))
 
@@ -63,7 +66,8 @@ def relative(got: Float, wanted: Float) -> float:
     return error({"y": got}, {"y": wanted})
 
 
-STORED = (INT8_WEIGHT, INT8_BLOCKS, INT4_BLOCKS)
+STORED = (INT8_WEIGHT, INT8_BLOCKS, INT4_BLOCKS, INT4_SHIFTED_BLOCKS)
+INT4 = (INT4_BLOCKS, INT4_SHIFTED_BLOCKS)
 
 
 @pytest.mark.parametrize("scheme", STORED)
@@ -84,11 +88,11 @@ class TestStored:
         bias = np.linspace(-1, 1, COLUMNS, dtype=np.float32)
         assert got.shape == exact.shape
         assert relative(got, inputs()["x"] @ decoded(weight, scheme) + bias) < INT8_ACTIVATION
-        assert relative(got, exact) < (0.12 if scheme == INT4_BLOCKS else 0.02)
+        assert relative(got, exact) < (0.12 if scheme in INT4 else 0.02)
 
     def test_what_it_takes_on_disk(self, scheme: Scheme) -> None:
         proto, weight = layer()
-        codes = weight.size // 2 if scheme == INT4_BLOCKS else weight.size
+        codes = weight.size // 2 if scheme in INT4 else weight.size
         scales = 4 * (COLUMNS if scheme == INT8_WEIGHT else weight.size // 32)
         for target in (TARGET, OPENVINO):
             made = onnx.load_model_from_string(stored(proto, scheme, target).content)
@@ -121,7 +125,7 @@ def initialisers(proto: onnx.ModelProto, dtype: int, rank: int) -> int:
 
 
 class TestBlocks:
-    @pytest.mark.parametrize(("scheme", "bits"), [(INT8_BLOCKS, 8), (INT4_BLOCKS, 4)])
+    @pytest.mark.parametrize(("scheme", "bits"), [(INT8_BLOCKS, 8), (INT4_BLOCKS, 4), (INT4_SHIFTED_BLOCKS, 4)])
     def test_the_codes_of_the_kernel_are_those_of_the_format(self, scheme: Scheme, bits: int) -> None:
         """Against the definition of MatMulNBits in ONNX Runtime's documentation of operators: unsigned codes (columns,
         blocks, bytes), the zero point in the middle where none is given."""
@@ -132,14 +136,19 @@ class TestBlocks:
         attributes = {one.name: one.i for one in node.attribute}
         sizes = {"K": DEPTH, "N": COLUMNS, "bits": bits, "block_size": 32, "accuracy_level": 4}
         assert attributes == sizes
-        packed, scales = (values[name] for name in node.input[1:])
+        packed, scales = (values[name] for name in node.input[1:3])
         assert packed.shape == (COLUMNS, DEPTH // 32, 32 * bits // 8)
         if bits == 4:
             packed = np.stack([packed & 15, packed >> 4], axis=-1).reshape(COLUMNS, DEPTH // 32, 32)
-        real = (packed.astype(np.float32) - 2 ** (bits - 1)) * scales[..., None]
+        zeros: int | Float = 2 ** (bits - 1)
+        if scheme == INT4_SHIFTED_BLOCKS:
+            given = values[node.input[3]]
+            assert given.shape == (COLUMNS, 2)  # three blocks of four bits in whole bytes
+            zeros = np.stack([given & 15, given >> 4], axis=-1).reshape(COLUMNS, 4)[:, :3, None].astype(np.float32)
+        real = (packed.astype(np.float32) - zeros) * scales[..., None]
         assert np.allclose(real.reshape(COLUMNS, DEPTH).T, decoded(weight, scheme), rtol=1e-6)
 
-    @pytest.mark.parametrize("scheme", [INT8_BLOCKS, INT4_BLOCKS])
+    @pytest.mark.parametrize("scheme", [INT8_BLOCKS, *INT4])
     def test_it_runs_as_such(self, scheme: Scheme) -> None:
         proto, _ = layer()
         (ran,) = TARGET.executed(stored(proto, scheme, TARGET), inputs(), 1)
@@ -158,6 +167,46 @@ class TestBlocks:
                 assert np.isfinite(got).all()
                 # A kernel may take the zero point out of the sum at the end, in float32.
                 assert np.abs(got[..., 3]).max() < 1e-4 * np.abs(got).max()
+
+
+class TestCodesThatWereFound:
+    """Those that a plan names take the place of rounding to nearest."""
+
+    def found(self, scheme: Scheme, *, shift: int = 0) -> tuple[onnx.ModelProto, QTensor[Float], Plan]:
+        proto, weight = layer()
+        assert isinstance(scheme.weight, ScaledFormat)
+        nearest = fewbits.quantize(weight, scheme.weight)
+        codes = np.clip(nearest.codes + shift, 0, 7).astype(nearest.codes.dtype)
+        other = replace(nearest, codes=codes, scale=nearest.scale * np.float32(0.75))
+        model = open_model(proto)
+        choices = {"matmul_0": Choice(str(scheme), "")}
+        return proto, other, Plan(model.sha256, choices, {}, codes={"matmul_0": name_of(other)})
+
+    @pytest.mark.parametrize("scheme", [INT8_BLOCKS, *INT4])
+    def test_the_model_computes_with_them(self, scheme: Scheme) -> None:
+        proto, codes, plan = self.found(scheme, shift=1)
+        model = open_model(proto).knowing({name_of(codes): codes})
+        for target in (TARGET, OPENVINO):
+            artifact = model.converted(replace(plan, target=target.name))
+            got = run(artifact, inputs(), target)["y0"]
+            assert relative(got, inputs()["x"] @ fewbits.dequantize(codes)) < INT8_ACTIVATION
+
+    def test_without_them_the_plan_is_refused(self) -> None:
+        proto, _, plan = self.found(INT4_BLOCKS)
+        with pytest.raises(PlanError, match="of the run beside the plan"):
+            open_model(proto).converted(plan)
+
+    def test_codes_of_another_format_are_refused(self) -> None:
+        proto, codes, plan = self.found(INT4_BLOCKS)
+        other = replace(plan, choices={"matmul_0": Choice(str(INT8_BLOCKS), "")})
+        with pytest.raises(PlanError, match="its codes are int4r/g32@0"):
+            open_model(proto).knowing({name_of(codes): codes}).converted(other)
+
+    def test_codes_of_another_shape_are_refused(self) -> None:
+        proto, codes, plan = self.found(INT4_BLOCKS)
+        half = replace(codes, codes=codes.codes[:64], scale=codes.scale[:2], zero_point=codes.zero_point[:2])
+        with pytest.raises(PlanError, match="made for another model"):
+            open_model(proto).knowing({name_of(codes): half}).converted(plan)
 
 
 class TestDynamic:
@@ -226,4 +275,4 @@ def test_odd_models(name: str, scheme: Scheme) -> None:
     assert plan.low
     for target in (TARGET, OPENVINO):
         artifact = model.converted(replace(plan, target=target.name))
-        assert error(run(artifact, given, target), run(proto, given)) < (0.2 if scheme == INT4_BLOCKS else 0.04)
+        assert error(run(artifact, given, target), run(proto, given)) < (0.2 if scheme in INT4 else 0.04)

@@ -30,7 +30,7 @@ def convert(
         raise UsageError(f"--out {out} is the file that is read; choose another name")
     must_not_exist(out, force=force)
     found = Plan.load(plan)
-    artifact = flow.convert(model, found, force=force)
+    artifact = flow.convert(model, plan, force=force)
     remark = flow.elsewhere(found)
     if remark:
         tell(remark)

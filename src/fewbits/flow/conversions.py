@@ -9,12 +9,13 @@ from fewbits.models.protocol import Artifact, Model
 from fewbits.plan import Plan
 
 _KEPT = 3
-_Key = tuple[str, frozenset[tuple[str, str]], Mapping[str, tuple[float, float]]]
+_Key = tuple[str, frozenset[tuple[str, str]], Mapping[str, tuple[float, float]], Mapping[str, str]]
 
 
 def plan_key(plan: Plan) -> str:
     """The same for plans that convert to the same model."""
-    text = "\n".join([plan.target, plan.calibration, *(f"{name}={plan.scheme(name)}" for name in sorted(plan.low))])
+    groups = (f"{name}={plan.scheme(name)} {plan.codes.get(name, '')}".rstrip() for name in sorted(plan.low))
+    text = "\n".join([plan.target, plan.calibration, *groups])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -29,7 +30,7 @@ class Conversions:
     def of(self, plan: Plan) -> Artifact:
         """The model under `plan`. Raises PlanError if the plan does not fit."""
         # The target decides on the form of the graph, too (`fewbits.dialect`).
-        key = (plan.target, frozenset((name, str(plan.scheme(name))) for name in plan.low), dict(plan.ranges))
+        key = (plan.target, frozenset((name, str(plan.scheme(name))) for name in plan.low), plan.ranges, plan.codes)
         found = next((artifact for known, artifact in self._last if known == key), None)
         artifact = self._model.converted(plan) if found is None else found
         self._last = [(key, artifact), *((known, other) for known, other in self._last if known != key)][:_KEPT]

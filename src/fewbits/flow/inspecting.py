@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fewbits.codes import Codes, beside
 from fewbits.graph import Graph
 from fewbits.grouping import Group, group
 from fewbits.models import ModelSource, open_model
@@ -37,16 +38,25 @@ def inspect(model: ModelSource, target: str = "auto", threads: int = 0, rules: S
     return Inspection(graph, groups, candidates(groups, read, lambda one: runtime.menu(graph, one)))
 
 
-def convert(model: ModelSource, plan: Plan | str | Path, *, force: bool = False) -> Artifact:
-    """`model` under `plan` (or the plan in a file), without searching again. `force` applies it to a model with other
-    weights than those that it was made for, as far as groups and ranges are there.
+def convert(
+    model: ModelSource, plan: Plan | str | Path, *, codes: Codes | None = None, force: bool = False
+) -> Artifact:
+    """`model` under `plan` (or the plan in a file), without searching again. `codes` has those of weights that the plan
+    names (`Result.codes`); without it they are read from beside the plan's file. `force` applies it to a model with
+    other weights than those that it was made for, as far as groups and ranges are there; they round to nearest then.
 
     Raises:
         ModelError, PlanError: the model or the plan cannot be read, or they do not belong together.
     """
     opened = open_model(model)
     given = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
-    return opened.converted(replace(given, model_sha256=opened.sha256) if force else given)
+    if codes is None:
+        codes = {} if isinstance(plan, Plan) or not given.codes else beside(Path(plan))
+    opened = opened.knowing(codes)
+    if force and given.model_sha256 != opened.sha256:
+        # Codes are of the weights that they were found for.
+        given = replace(given, model_sha256=opened.sha256, codes={})
+    return opened.converted(given)
 
 
 def elsewhere(plan: Plan) -> str:

@@ -15,6 +15,7 @@ from fewbits.flow.conversions import Conversions
 from fewbits.flow.deadline import Deadline
 from fewbits.flow.pace import Pace
 from fewbits.flow.scratch import write_scratch
+from fewbits.flow.shelf import Shelf
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Graph, Kind
@@ -58,7 +59,8 @@ class Job:
     other, as latency is measured). `scratch` is a folder for files that only the measuring processes read, `cache` the
     file of measured costs, `measure` what harm is. `limits` is what the model may cost, `trials` how many plans may be
     evaluated (``None``: as many as the search is made for), `deadline` when the run has to end, by what its `pace`
-    foretells, `smoothing` the factors of the tensors that may be smoothed (`fewbits.smoothing`)."""
+    foretells, `smoothing` the factors of the tensors that may be smoothed (`fewbits.smoothing`), `codes` the names
+    of the codes that were found for weights, by group and scheme (`fewbits.codes`), `shelf` where those are kept."""
 
     model: Model
     conversions: Conversions
@@ -73,6 +75,7 @@ class Job:
     calibration_method: str
     measure: Measure
     journal: Journal
+    shelf: Shelf
     scratch: Path
     cache: Path
     progress: Progress
@@ -83,6 +86,7 @@ class Job:
     limits: Limits = UNLIMITED
     trials: int | None = None
     smoothing: Mapping[str, str] = field(default_factory=dict)
+    codes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def for_size(self) -> bool:
@@ -145,7 +149,13 @@ class Job:
             machine="" if is_simulated(site.name) else site.target.machine.summary(site.name.partition(":")[0]),
             calibration=calibration,
             smoothing=self._factors(choices),
+            codes=self.codes_of(choices),
         )
+
+    def codes_of(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:
+        """The names of the codes that were found for the weights of `choices`."""
+        found = {group: self.codes.get(group, {}).get(choice.scheme) for group, choice in choices.items()}
+        return {group: name for group, name in found.items() if name is not None}
 
     def _factors(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:
         """Those of the tensors that are smoothed for the groups of `choices`."""

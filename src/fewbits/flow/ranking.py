@@ -47,7 +47,7 @@ def rank(job: Job, site: Site, start: Plan, known: SensitivityTable = _NOTHING) 
         name: tuple(scheme for scheme in schemes if str(scheme) not in known.harm.get(name, {}))
         for name, schemes in worth.items()
     }
-    found = harms(job, wanted, partial(_plan, replace(start, target=site.name, smoothing=job.smoothing)))
+    found = harms(job, wanted, partial(_plan, job, replace(start, target=site.name, smoothing=job.smoothing)))
     return SensitivityTable({name: {**known.harm.get(name, {}), **schemes} for name, schemes in found.harm.items()})
 
 
@@ -139,9 +139,9 @@ def _first(used: Scheme, schemes: Sequence[Scheme]) -> tuple[Scheme, ...]:
     return (*(one for one in schemes if one == used), *(one for one in schemes if one != used))
 
 
-def _plan(start: Plan, schemes: Mapping[str, Scheme]) -> Plan:
+def _plan(job: Job, start: Plan, schemes: Mapping[str, Scheme]) -> Plan:
     choices = {name: Choice(str(scheme), "to be ranked") for name, scheme in schemes.items()}
-    return replace(start, choices=choices)
+    return replace(start, choices=choices, codes=job.codes_of(choices))
 
 
 def _shares(job: Job, names: list[str], found: Mapping[str, Mapping[str, Harm]]) -> Mapping[str, float]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from fewbits.codes import Codes
 from fewbits.data.batches import Arrays
 from fewbits.errors import UsageError
 from fewbits.measurement import Interval
@@ -24,7 +25,8 @@ class Result:
 
     `artifact` is the converted model where the outcome is ``met``, else the original, byte for byte.
     `path` is the run directory, ``None`` if the run was kept in memory, `serving` the runtime to serve it on. Where
-    no plan is within the budget, `best` is the closest model and `best_plan` its plan.
+    no plan is within the budget, `best` is the closest model and `best_plan` its plan. `codes` has those of weights
+    that the plans name.
     """
 
     artifact: Artifact
@@ -34,6 +36,7 @@ class Result:
     serving: Target
     best: Artifact | None = None
     best_plan: Plan | None = None
+    codes: Codes = field(default_factory=dict)
 
     @property
     def outcome(self) -> Outcome:

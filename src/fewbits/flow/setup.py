@@ -22,6 +22,7 @@ from fewbits.flow.goal import check_goal, streams_of
 from fewbits.flow.job import Job, refuse_quantised
 from fewbits.flow.pace import Pace
 from fewbits.flow.sessions import call_inputs, predictor
+from fewbits.flow.shelf import Shelf
 from fewbits.flow.site import Site
 from fewbits.graph import Graph
 from fewbits.grouping import Group, group
@@ -34,7 +35,7 @@ from fewbits.report.text import render
 from fewbits.sensitivity.measure import AUTO, Measure, measure
 from fewbits.sensitivity.output_error import output_error
 from fewbits.space import Rule, candidates
-from fewbits.store import Journal
+from fewbits.store import Run
 from fewbits.targets import SIMULATED, is_simulated, open_targets
 from fewbits.targets.probe import checked_threads
 from fewbits.targets.protocol import Session, Target
@@ -89,13 +90,14 @@ class Opened:
 
     def job(
         self,
-        journal: Journal,
+        run: Run,
         scratch: Path,
         progress: Progress,
         clock: Callable[[], float] = perf_counter,
         started: float | None = None,
     ) -> Job:
         """What the stages work on; its time runs from `started`, by default from now, on the `clock`, in seconds."""
+        journal = run.journal
         pace = Pace(journal, clock)
         return Job(
             model=self.model,
@@ -115,6 +117,7 @@ class Opened:
             calibration_method=self.request.calibration_method,
             measure=self.measure,
             journal=journal,
+            shelf=Shelf(run),
             scratch=scratch,
             cache=self.request.cache,
             progress=progress,

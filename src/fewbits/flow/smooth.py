@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 
 from fewbits.data.batches import Array, Arrays
-from fewbits.data.padding import batch_size, pad
 from fewbits.flow.job import Job
+from fewbits.flow.sampled_rows import by_outputs, sampled_rows
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import INT8_CHANNEL, UINT8_TENSOR
 from fewbits.grouping import Group
@@ -20,7 +20,6 @@ from fewbits.smoothing import parse, text
 from fewbits.space import Refusal
 
 _SAMPLES: Final = 64
-_BATCH: Final = 8
 _ROWS: Final = 512
 _STRENGTHS: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _GAIN: Final = 0.5
@@ -67,7 +66,7 @@ def _factors(job: Job, groups: Sequence[Group]) -> dict[str, str]:
     rows = _observed(job, tuple(readers))
     found: dict[str, str] = {}
     for tensor, wanted in readers.items():
-        weight = np.concatenate([_by_outputs(job, group) for group in wanted])
+        weight = np.concatenate([by_outputs(job, group) for group in wanted])
         best = search_smoothing(weight, rows[tensor], INT8_CHANNEL, UINT8_TENSOR, _STRENGTHS)
         if best.error < _GAIN * best.plain_error:
             found[tensor] = text(best.factors)
@@ -76,21 +75,6 @@ def _factors(job: Job, groups: Sequence[Group]) -> dict[str, str]:
 
 
 def _observed(job: Job, tensors: Sequence[str]) -> dict[str, Array]:
-    """Some rows (the last axis are the channels) of each tensor on calibration data."""
-    rows: dict[str, list[Array]] = {tensor: [] for tensor in tensors}
-    split = job.splits.calibration
-    data = split.take(range(min(_SAMPLES, split.samples)))
-    fixed = batch_size(job.model.inputs, 0)
-    share = max(1, _ROWS * _BATCH // max(data.samples, 1))
-    batches = (pad(batch, fixed) if fixed else batch for batch in data.batches(fixed or _BATCH))
-    for seen in job.model.observe(batches, tensors):
-        for tensor in tensors:
-            flat = seen[tensor].reshape(-1, seen[tensor].shape[-1])
-            rows[tensor].append(flat[:: max(1, len(flat) // share)][:share].copy())
-    return {tensor: np.concatenate(parts)[:_ROWS] for tensor, parts in rows.items()}
-
-
-def _by_outputs(job: Job, group: Group) -> Array:
-    """The weight of `group` as (outputs, inputs)."""
-    weight = job.model.weight(group.weight)
-    return weight if job.graph.node[group.name].attributes.get("transB", 0) else weight.T
+    """Some rows of each tensor."""
+    parts = list(sampled_rows(job, tensors, _SAMPLES, _ROWS))
+    return {tensor: np.concatenate([part[tensor] for part in parts])[:_ROWS] for tensor in tensors}

@@ -27,6 +27,7 @@ from fewbits.flow.most_accurate import search_most_accurate
 from fewbits.flow.pace import Work
 from fewbits.flow.placing import place, starts
 from fewbits.flow.pricing import price
+from fewbits.flow.refining import refine
 from fewbits.flow.result import Result
 from fewbits.flow.scratch import scratch_folder
 from fewbits.flow.screening import Screened, screen, shares
@@ -141,12 +142,20 @@ def tune(
     with scratch_folder() as scratch:
         opened = open_request(model, request, progress)
         with _run(out, opened, force=force, resume=resume) as run:
-            job = opened.job(run.journal, scratch, progress, perf_counter, started)
+            job = opened.job(run, scratch, progress, perf_counter, started)
             decision = decide(job)
             record = sum_up(job, opened, decision, perf_counter() - started, resumed=run.resumed)
             serving = job.site(decision.target).target
+            job.shelf.keep({*decision.plan.codes.values(), *(decision.best_plan or decision.plan).codes.values()})
             result = Result(
-                decision.artifact, decision.plan, record, run.path, serving, decision.best, decision.best_plan
+                decision.artifact,
+                decision.plan,
+                record,
+                run.path,
+                serving,
+                decision.best,
+                decision.best_plan,
+                job.shelf.read(),
             )
             run.write(RunFile.PLAN, decision.plan.to_json())
             run.write(RunFile.MODEL, decision.artifact.content)
@@ -179,6 +188,7 @@ def decide(job: Job) -> Decision:
     job = replace(job, sites=price(job))
     if not any(starts(job, site) for site in job.sites):
         return bounded(job, floats, replace(refuse(job, floats), evaluations=job.baseline_evaluations))
+    job = refine(job)
     ranges = calibrate(job)
     first = next(iter(ranges))
     placed = place(job, floats, lambda site, asked: job.plan(site, asked, ranges[first], first))

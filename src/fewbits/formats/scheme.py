@@ -155,5 +155,9 @@ INT8_WEIGHT = Scheme(INT8_CHANNEL)
 INT8_BLOCKS = Scheme(ScaledFormat(INT8R, Group(32, 0)))
 INT4_BLOCKS = Scheme(ScaledFormat(IntFormat(4, signed=True, restricted=True), Group(32, 0)))
 """Weights of shape (depth, columns) alone, one scale for 32 neighbours along the depth."""
+INT4_SHIFTED_BLOCKS = Scheme(ScaledFormat(IntFormat(4, signed=False), Group(32, 0)))
+"""The same with a zero point for each scale: closer where weights are not centred, for an eighth of a bit more."""
+INT4_LONG_BLOCKS = Scheme(ScaledFormat(IntFormat(4, signed=False), Group(128, 0)))
+"""With zero points, one scale for 128: three quarters of a bit less."""
 
 _SHORT = {"fp32": FP32, "bf16": BF16, "fp16": FP16, "int8": INT8_STATIC}

@@ -10,10 +10,12 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from fewbits import __about__
+from fewbits.codes import FILE, Codes
 from fewbits.dialect import Dialect, dialect
 from fewbits.eligibility import obstacle
 from fewbits.errors import PlanError
 from fewbits.formats.scheme import Scheme
+from fewbits.formats.text import format_text
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group, group
 from fewbits.models.onnx_cast import CancelCasts, CastOperands
@@ -34,13 +36,15 @@ from fewbits.placement import place
 from fewbits.plan import Plan
 
 
-def convert(model: ir.Model, graph: Graph, plan: Plan, outputs: Sequence[onnx.ValueInfoProto]) -> bytes:
-    """The bytes of `model` under `plan`, with `outputs` as the description of what it gives.
+def convert(model: ir.Model, graph: Graph, plan: Plan, outputs: Sequence[onnx.ValueInfoProto], codes: Codes) -> bytes:
+    """The bytes of `model` under `plan`, with `outputs` as the description of what it gives; `codes` has those of
+    weights that the plan names.
 
     `model` itself is left as it was; weights that stay as they are, are shared with it until they are written.
 
     Raises:
-        PlanError: the plan names a group that the model does not have or that cannot be quantised, or lacks a range.
+        PlanError: the plan names a group that the model does not have or that cannot be quantised, or lacks a range,
+            or codes of it are missing or do not fit.
     """
     form = dialect(plan.target)
     low = _low(graph, plan, form)
@@ -48,7 +52,11 @@ def convert(model: ir.Model, graph: Graph, plan: Plan, outputs: Sequence[onnx.Va
     folded = FoldBatchNorm([name for name, made in low.items() if _holds_norm(graph, made)])
     coded = [name for name, scheme in schemes.items() if not scheme.is_cast]
     copy = _passed(model.clone(), folded, FoldGemmFactors(coded))
-    copy = _emulated(copy, schemes, plan) if form.emulates else _coded(copy, low, schemes, plan, form)
+    copy = (
+        _emulated(copy, schemes, plan)
+        if form.emulates
+        else _coded(copy, low, schemes, plan, form, _of_groups(schemes, plan, codes))
+    )
     copy = raised(_passed(copy, common.TopologicalSortPass()))
     copy = _passed(copy, common.ClearMetadataAndDocStringPass())
     copy.producer_name, copy.producer_version = "fewbits", __about__.VERSION
@@ -63,7 +71,12 @@ def _emulated(copy: ir.Model, schemes: Mapping[str, Scheme], plan: Plan) -> ir.M
 
 
 def _coded(
-    copy: ir.Model, low: Mapping[str, Group], schemes: Mapping[str, Scheme], plan: Plan, form: Dialect
+    copy: ir.Model,
+    low: Mapping[str, Group],
+    schemes: Mapping[str, Scheme],
+    plan: Plan,
+    form: Dialect,
+    codes: Codes,
 ) -> ir.Model:
     """`copy` with codes and casts, in the form that a runtime wants."""
     static = {name: made for name, made in low.items() if schemes[name].is_static}
@@ -77,7 +90,7 @@ def _coded(
     aliases = {new: plan.ranges[old] for new, old in lower.aliases.items() if old in plan.ranges}
     return _passed(
         copy,
-        StoreWeights(schemes, blocks=form.blocks),
+        StoreWeights(schemes, codes, blocks=form.blocks),
         CodeRecurrent(schemes),
         CodeTables(schemes),
         InsertQuantizers(
@@ -90,6 +103,27 @@ def _coded(
         *((IsolateFloat(static), SeparateActivations(static), ShieldBodies()) if form.isolates else ()),
         common.RemoveUnusedNodesPass(),
     )
+
+
+def _of_groups(schemes: Mapping[str, Scheme], plan: Plan, codes: Codes) -> Codes:
+    """The codes that `plan` names for the groups of `schemes`, by group."""
+    found = {}
+    for made, scheme in schemes.items():
+        name = plan.codes.get(made)
+        if name is None:
+            continue
+        if name not in codes:
+            raise PlanError(
+                f"the plan's codes {name} for the weight of {made} are not there; put the {FILE} of the run beside "
+                "the plan"
+            )
+        if codes[name].format != scheme.weight:
+            raise PlanError(
+                f"the plan has the group {made} in {scheme}, but its codes are {format_text(codes[name].format)}; "
+                "tune again"
+            )
+        found[made] = codes[name]
+    return found
 
 
 def _low(graph: Graph, plan: Plan, form: Dialect) -> dict[str, Group]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeGuard
+from typing import Self, TypeGuard
 
 import onnx
 import onnx_ir as ir
 
+from fewbits.codes import Codes
 from fewbits.data.batches import Array, Arrays, Batch
 from fewbits.errors import PlanError
 from fewbits.graph import Graph, Tensor
@@ -43,6 +44,7 @@ class OnnxModel:
     sha256: str
     _model: ir.Model
     _outputs: tuple[onnx.ValueInfoProto, ...]
+    _codes: Codes = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> OnnxModel:
@@ -103,11 +105,15 @@ class OnnxModel:
         """The model as it was given, external data included."""
         return Artifact(self.content)
 
+    def knowing(self, codes: Codes) -> Self:
+        """See Model.knowing."""
+        return replace(self, _codes=codes)
+
     def converted(self, plan: Plan) -> Artifact:
         """The model under `plan`; a plan that leaves everything in fp32 gives the original back, bit for bit.
 
         Raises:
-            PlanError: the plan was made for another model, or names groups or ranges that do not fit.
+            PlanError: the plan was made for another model, or names groups, ranges or codes that do not fit.
         """
         if plan.model_sha256 != self.sha256:
             raise PlanError(
@@ -117,4 +123,4 @@ class OnnxModel:
             )
         if not plan.low:
             return self.original()
-        return Artifact(convert(self._model, self.graph, plan, self._outputs))
+        return Artifact(convert(self._model, self.graph, plan, self._outputs, self._codes))

@@ -1,8 +1,6 @@
 """Products by a constant matrix whose weight alone is in codes, or whose activation is coded anew at every call.
 
-* In the plain form a weight stands behind a DequantizeLinear, per channel or (operator set 21) per block.
-* For ONNX Runtime it becomes a MatMulNBits (com.microsoft): blocks along the depth, unsigned codes with the zero
-  point in the middle, ``accuracy_level`` 4 (int8 products; without it the 8-bit kernel is many times slower).
+* A weight in codes per channel stands behind a DequantizeLinear; in blocks see `onnx_blocks`.
 * Dynamic activations: DynamicQuantizeLinear, MatMulInteger, and the scales behind it, which ONNX Runtime fuses.
 """
 
@@ -10,37 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from fewbits.codes import Codes
 from fewbits.formats.granularity import Channel
 from fewbits.formats.granularity import Group as Block
-from fewbits.formats.numerics.affine import Affine, symmetric
-from fewbits.formats.quantize import quantize
+from fewbits.formats.numerics.affine import Affine
 from fewbits.formats.scaled import ScaledFormat
-from fewbits.formats.scheme import Scheme, integer
-from fewbits.models.onnx_names import Names, array_of, take_over
+from fewbits.formats.scheme import Scheme
+from fewbits.models.onnx_blocks import blocks_of, decode, replace, write_blocks, write_decoded
+from fewbits.models.onnx_names import Names, array_of
 from fewbits.models.onnx_weights import weight_affine, weight_codes
-
-_MICROSOFT = "com.microsoft"
-_INT8_PRODUCTS = 4
 
 
 class StoreWeights(ir.passes.InPlacePass):
     """Rewrites the MatMul nodes that `schemes` names, whose schemes are weight-only or dynamic.
 
-    `blocks`: write weight-only products as MatMulNBits.
+    `codes`: those of weights in blocks that are not to round to nearest, by node. `blocks`: write weight-only products
+    as MatMulNBits.
     """
 
-    def __init__(self, schemes: Mapping[str, Scheme], *, blocks: bool) -> None:
+    def __init__(self, schemes: Mapping[str, Scheme], codes: Codes, *, blocks: bool) -> None:
         super().__init__()
+        self._codes = codes
         self._schemes = {name: scheme for name, scheme in schemes.items() if scheme.is_weight_only or scheme.dynamic}
         self._blocks = blocks
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Change `model`; the result says whether anything was rewritten."""
+        """Change `model`; the result says whether anything was rewritten. Raises PlanError if codes do not fit."""
         names = Names(model)
         for node in list(model.graph):
             scheme = self._schemes.get(str(node.name))
@@ -50,10 +47,9 @@ class StoreWeights(ir.passes.InPlacePass):
                 _write_dynamic(model, names, node, scheme.weight)
             elif not isinstance(scheme.weight.granularity, Block):
                 _write_decoded(model, names, node, scheme.weight)
-            elif self._blocks:
-                _write_blocks(model, names, node, scheme.weight, scheme.weight.granularity)
             else:
-                _write_decoded_blocks(model, names, node, scheme.weight, scheme.weight.granularity)
+                found = blocks_of(node, scheme.weight, scheme.weight.granularity, self._codes.get(str(node.name)))
+                (write_blocks if self._blocks else write_decoded)(model, names, node, found)
         return ir.passes.PassResult(model, bool(self._schemes))
 
 
@@ -72,66 +68,7 @@ def _write_decoded(model: ir.Model, names: Names, node: ir.Node, weight: ScaledF
         names.constant(f"{name}.zero_point", affine.zero_point.astype(np.int8)),
     ]
     per_channel = isinstance(weight.granularity, Channel)
-    _decode(model, names, node, stored, {"axis": 1} if per_channel else {})
-
-
-def _write_decoded_blocks(model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat, block: Block) -> None:
-    codes, scales = _block_codes(node, weight, block)
-    columns, count, _ = codes.shape
-    dtype = np.dtype(np.int8) if integer(weight).bits > 4 else np.dtype(ml_dtypes.int4)
-    name = f"{node.name}.weight"
-    stored = [
-        names.constant(f"{name}.codes", codes.reshape(columns, count * block.size).T.astype(dtype)),
-        names.constant(f"{name}.scale", scales.T),
-    ]
-    _decode(model, names, node, stored, {"axis": 0, "block_size": block.size})
-
-
-def _decode(
-    model: ir.Model, names: Names, node: ir.Node, stored: list[ir.Value], attributes: Mapping[str, int]
-) -> None:
-    """Let `node` read its weight through a DequantizeLinear of `stored`."""
-    name = f"{node.name}.weight"
-    decoder = names.node("DequantizeLinear", stored, f"{name}.decoded", f"{name}.dequantize", attributes)
-    decoder.outputs[0].shape = stored[0].shape
-    decoder.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    model.graph.insert_before(node, decoder)
-    node.replace_input_with(1, decoder.outputs[0])
-
-
-def _block_codes(node: ir.Node, weight: ScaledFormat, block: Block) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Signed codes (columns, blocks, members), and scales (columns, blocks)."""
-    values = np.ascontiguousarray(array_of(node.inputs[1]).astype(np.float32).T)
-    columns, depth = values.shape
-    blocked = values.reshape(columns * (depth // block.size), block.size)
-    largest = np.abs(blocked).max(axis=1)
-    # Kernels take the zero point out of a sum at the end: what is left of a block of zeros grows with its scale.
-    largest = np.where(largest > 0, largest, largest.min(initial=1, where=largest > 0))
-    scales = symmetric(largest, integer(weight)).scale
-    codes = quantize(blocked, ScaledFormat(integer(weight), Channel(0)), scale=scales[:, None]).codes
-    return codes.astype(np.int8).reshape(columns, -1, block.size), scales.reshape(columns, -1)
-
-
-def _write_blocks(model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat, block: Block) -> None:
-    codes, scales = _block_codes(node, weight, block)
-    columns, count, _ = codes.shape
-    bits = integer(weight).bits
-    unsigned = (codes.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
-    # Two codes of 4 bits share a byte, the first in the low half.
-    packed = unsigned if bits == 8 else unsigned[..., 0::2] | (unsigned[..., 1::2] << 4)
-    name = f"{node.name}.weight"
-    inputs = [node.inputs[0], names.constant(f"{name}.codes", packed), names.constant(f"{name}.scale", scales)]
-    attributes = {
-        "K": count * block.size,
-        "N": columns,
-        "bits": bits,
-        "block_size": block.size,
-        "accuracy_level": _INT8_PRODUCTS,
-    }
-    made = names.node("MatMulNBits", inputs, f"{node.name}.product", f"{node.name}.blocks", attributes)
-    made.domain = _MICROSOFT
-    model.graph.opset_imports.setdefault(_MICROSOFT, 1)
-    _replace(model, node, made)
+    decode(model, names, node, stored, {"axis": 1} if per_channel else {})
 
 
 def _write_dynamic(model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat) -> None:
@@ -157,13 +94,4 @@ def _write_dynamic(model: ir.Model, names: Names, node: ir.Node, weight: ScaledF
     both = names.node("Mul", [coder.outputs[1], weight_scale], f"{name}.scale", f"{name}.scales")
     scaled = names.node("Mul", [wide.outputs[0], both.outputs[0]], f"{name}.product", f"{name}.scaled")
     model.graph.insert_before(node, [coder, product, wide, both])
-    _replace(model, node, scaled)
-
-
-def _replace(model: ir.Model, node: ir.Node, made: ir.Node) -> None:
-    """`made` in the place of `node`, under its name."""
-    model.graph.insert_before(node, made)
-    take_over(node.outputs[0], made.outputs[0])
-    name = node.name
-    model.graph.remove(node, safe=True)
-    made.name = name
+    replace(model, node, scaled)

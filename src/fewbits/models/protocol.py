@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
+from fewbits.codes import Codes
 from fewbits.data.batches import Array, Arrays, Batch
 from fewbits.graph import Graph, Tensor
 from fewbits.grouping import Group
@@ -68,6 +69,9 @@ class Model(Protocol):
 
     def original(self) -> Artifact:
         """The model as it was given."""
+
+    def knowing(self, codes: Codes) -> Self:
+        """The same model, beside `codes` that plans for it name."""
 
     def converted(self, plan: Plan) -> Artifact:
         """The model under `plan`. Raises PlanError if the plan does not fit."""

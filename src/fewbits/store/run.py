@@ -13,6 +13,7 @@ from typing import Protocol, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from fewbits.codes import FILE
 from fewbits.errors import RunError, StorageError
 from fewbits.record import RunRecord
 from fewbits.store.files import is_leftover, write_file
@@ -30,6 +31,7 @@ class RunFile(StrEnum):
     SETTINGS = "settings.json"
     TRIALS = "trials.jsonl"
     PLAN = "plan.json"
+    CODES = FILE
     MODEL = "model.onnx"
     IR = "model.xml"
     IR_WEIGHTS = "model.bin"
@@ -45,6 +47,9 @@ class Folder(Protocol):
     def write(self, file: RunFile, content: bytes) -> None:
         """Write all of `content`, or raise StorageError and leave what was there."""
 
+    def remove(self, file: RunFile) -> None:
+        """Remove `file` if it is there. Raises StorageError."""
+
     def close(self) -> None:
         """Let another process write."""
 
@@ -53,6 +58,9 @@ class NoFolder:
     """Writes nothing."""
 
     def write(self, file: RunFile, content: bytes) -> None:
+        """See Folder."""
+
+    def remove(self, file: RunFile) -> None:
         """See Folder."""
 
     def close(self) -> None:
@@ -69,6 +77,13 @@ class DiskFolder:
     def write(self, file: RunFile, content: bytes) -> None:
         """See Folder."""
         write_file(self._path / file, content, _ADVICE)
+
+    def remove(self, file: RunFile) -> None:
+        """See Folder."""
+        try:
+            (self._path / file).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot remove {self._path / file}: {error.strerror or error}") from error
 
     def close(self) -> None:
         """See Folder."""
@@ -138,6 +153,10 @@ class Run:
     def write(self, file: RunFile, content: bytes | str) -> None:
         """Write `file` whole or not at all. Raises StorageError."""
         self.folder.write(file, content.encode() if isinstance(content, str) else content)
+
+    def remove(self, file: RunFile) -> None:
+        """Remove `file` if it is there. Raises StorageError."""
+        self.folder.remove(file)
 
     def close(self) -> None:
         """Let go of the directory."""

@@ -14,7 +14,16 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 
 from fewbits.data.batches import Arrays
 from fewbits.errors import DataError, ModelError
-from fewbits.formats.scheme import BF16, FP16, INT4_BLOCKS, INT8_BLOCKS, INT8_DYNAMIC, INT8_SMOOTHED
+from fewbits.formats.scheme import (
+    BF16,
+    FP16,
+    INT4_BLOCKS,
+    INT4_LONG_BLOCKS,
+    INT4_SHIFTED_BLOCKS,
+    INT8_BLOCKS,
+    INT8_DYNAMIC,
+    INT8_SMOOTHED,
+)
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
 from fewbits.machine import Machine
@@ -28,7 +37,7 @@ from fewbits.targets.protocol import Executed, Session
 
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
-_SCHEMES = (BF16, FP16, INT8_DYNAMIC, INT8_BLOCKS, INT4_BLOCKS)
+_SCHEMES = (BF16, FP16, INT8_DYNAMIC, INT8_BLOCKS, INT4_BLOCKS, INT4_SHIFTED_BLOCKS, INT4_LONG_BLOCKS)
 _LOAD_ERRORS = (
     states.Fail,
     states.InvalidArgument,
