@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "fewbits"
 WORDS = {"errors", "outcome", "measurement", "machine", "progress", "__about__"}
 """Vocabulary without behaviour: every room may speak it."""
 
-DESCRIPTIONS = {"formats", "graph", "grouping", "eligibility", "space", "placement", "plan"}
+DESCRIPTIONS = {"formats", "graph", "grouping", "eligibility", "rescaling", "space", "placement", "plan"}
 """What a model is and what is decided about it, free of any framework."""
 
 SEAMS = {"models.protocol", "targets.protocol"}
@@ -42,6 +42,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "graph": set(),
     "grouping": {"graph"},
     "eligibility": {"formats", "graph", "grouping"},
+    "rescaling": {"graph", "grouping"},
     "space": {"formats", "grouping"},
     "placement": {"formats", "graph", "grouping"},
     "plan": {"formats"},

@@ -60,7 +60,8 @@ class Job:
     file of measured costs, `measure` what harm is. `limits` is what the model may cost, `trials` how many plans may be
     evaluated (``None``: as many as the search is made for), `deadline` when the run has to end, by what its `pace`
     foretells, `smoothing` the factors of the tensors that may be smoothed (`fewbits.smoothing`), `codes` the names
-    of the codes that were found for weights, by group and scheme (`fewbits.codes`), `shelf` where those are kept."""
+    of the codes that were found for weights, by group and scheme (`fewbits.codes`), `shelf` where those are kept,
+    `equalised` the factors of channels that `model` is equalised by."""
 
     model: Model
     conversions: Conversions
@@ -87,6 +88,7 @@ class Job:
     trials: int | None = None
     smoothing: Mapping[str, str] = field(default_factory=dict)
     codes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    equalised: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def for_size(self) -> bool:
@@ -150,6 +152,7 @@ class Job:
             calibration=calibration,
             smoothing=self._factors(choices),
             codes=self.codes_of(choices),
+            equalised=self.equalised,
         )
 
     def codes_of(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:

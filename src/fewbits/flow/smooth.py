@@ -30,10 +30,16 @@ _NO_GAIN: Final = "smoothing would not lower the error of its codes"
 def smooth(job: Job) -> Job:
     """`job` with factors for the tensors whose channels differ so much that smoothing lowers the error of the layers
     that read them, and without smoothed schemes for all other groups."""
-    wanted = [group for group in job.groups if any(_offers(site, group) for site in job.sites)]
-    if not wanted:
+    # What is equalised already needs no factors of its own.
+    wanted = [
+        group
+        for group in job.groups
+        if any(_offers(site, group) for site in job.sites) and group.operands[0] not in job.equalised
+    ]
+    if not wanted and not job.equalised:
         return job
-    found = dict(job.journal.step("smoothing", "factors", dict[str, str], lambda: _factors(job, wanted)))
+    step = dict[str, str]
+    found = dict(job.journal.step("smoothing", "factors", step, lambda: _factors(job, wanted))) if wanted else {}
     return replace(job, smoothing=found, sites=tuple(_narrowed(job, site, found) for site in job.sites))
 
 

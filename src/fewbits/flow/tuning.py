@@ -19,6 +19,7 @@ from fewbits.flow.accepting import Decision, accept, decline, refuse
 from fewbits.flow.bounded import bounded, keep, original_misses, original_suffices
 from fewbits.flow.calibrate import calibrate, choose
 from fewbits.flow.effort import Effort
+from fewbits.flow.equalise import equalise
 from fewbits.flow.floats import Floats, time_floats
 from fewbits.flow.goal import budget_of, objective_of
 from fewbits.flow.job import EVALUATION_BATCH, Job, asked
@@ -184,7 +185,7 @@ def decide(job: Job) -> Decision:
     floats = time_floats(job)
     if original_suffices(job, floats):
         return keep(job, floats)
-    job = smooth(job)
+    job = smooth(equalise(job))
     job = replace(job, sites=price(job))
     if not any(starts(job, site) for site in job.sites):
         return bounded(job, floats, replace(refuse(job, floats), evaluations=job.baseline_evaluations))

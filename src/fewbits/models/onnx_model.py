@@ -18,6 +18,7 @@ from fewbits.errors import PlanError
 from fewbits.graph import Graph, Tensor
 from fewbits.grouping import Group
 from fewbits.models.onnx_convert import convert
+from fewbits.models.onnx_equalise import EqualiseChannels
 from fewbits.models.onnx_finite import check_weights
 from fewbits.models.onnx_graph import graph_of, tensor_of
 from fewbits.models.onnx_names import array_of
@@ -36,7 +37,8 @@ def is_proto(source: object) -> TypeGuard[onnx.ModelProto]:
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """An ONNX model. `content` is what was given, in one piece; `_model` is never handed out."""
+    """An ONNX model. `content` is what was given, in one piece; `_model` is never handed
+    out; where `_factors` equalise its channels, `_plain` is what it was before."""
 
     content: bytes
     source: Path | None
@@ -45,6 +47,8 @@ class OnnxModel:
     _model: ir.Model
     _outputs: tuple[onnx.ValueInfoProto, ...]
     _codes: Codes = field(default_factory=dict)
+    _plain: ir.Model | None = None
+    _factors: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> OnnxModel:
@@ -109,6 +113,14 @@ class OnnxModel:
         """See Model.knowing."""
         return replace(self, _codes=codes)
 
+    def equalised(self, factors: Mapping[str, str]) -> Self:
+        """See Model.equalised."""
+        if factors == self._factors:
+            return self
+        plain = self._model if self._plain is None else self._plain
+        model = EqualiseChannels(self.graph, factors)(plain.clone()).model if factors else plain
+        return replace(self, _model=model, _plain=plain, _factors=dict(factors))
+
     def converted(self, plan: Plan) -> Artifact:
         """The model under `plan`; a plan that leaves everything in fp32 gives the original back, bit for bit.
 
@@ -123,4 +135,5 @@ class OnnxModel:
             )
         if not plan.low:
             return self.original()
-        return Artifact(convert(self._model, self.graph, plan, self._outputs, self._codes))
+        model = self.equalised(plan.equalised)._model
+        return Artifact(convert(model, self.graph, plan, self._outputs, self._codes))

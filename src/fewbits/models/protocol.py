@@ -73,5 +73,9 @@ class Model(Protocol):
     def knowing(self, codes: Codes) -> Self:
         """The same model, beside `codes` that plans for it name."""
 
+    def equalised(self, factors: Mapping[str, str]) -> Self:
+        """The same function with the channels of tensors between products divided by `factors` (`fewbits.smoothing`),
+        tensor → factors. `original` stays what was given. Raises PlanError if they do not fit."""
+
     def converted(self, plan: Plan) -> Artifact:
         """The model under `plan`. Raises PlanError if the plan does not fit."""

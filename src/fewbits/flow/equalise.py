@@ -1,0 +1,148 @@
+"""Cross-layer equalisation: channels of tensors between products get similar ranges before anything is quantised.
+
+It costs nothing when the model runs, and changes nothing about what it computes in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewbits.data.batches import Array, Arrays
+from fewbits.data.padding import batch_size, pad
+from fewbits.flow.conversions import Conversions
+from fewbits.flow.job import Job
+from fewbits.graph import Kind
+from fewbits.grouping import Group
+from fewbits.models.protocol import Model
+from fewbits.refine.balance import balanced_factors
+from fewbits.refine.layer import Layer
+from fewbits.rescaling import Junction, junctions
+from fewbits.sensitivity.output_error import output_error
+from fewbits.smoothing import text
+
+_SAMPLES: Final = 128
+_BATCH: Final = 4
+_CHECKED: Final = 8
+_GAIN: Final = 0.7
+"""Factors that are not expected to lower the squared error to this share are not worth having."""
+_SAME: Final = 1e-6
+"""Relative squared error of the outputs in float from where equalisation is no longer what it should be."""
+
+
+def equalise(job: Job) -> Job:
+    """`job` with a model whose channels are equalised where that is expected to lower the error of static codes."""
+    between = junctions(job.graph, job.groups)
+    wanted = [one for one in between if any(_may_have_codes(job, reader) for reader in one.readers)]
+    if not wanted:
+        return job
+    factors = dict(job.journal.step("equalisation", "factors", dict[str, str], lambda: _factors(job, wanted)))
+    if not factors:
+        return job
+    model = job.model.equalised(factors)
+    return replace(job, model=model, conversions=Conversions(model), equalised=factors)
+
+
+def _may_have_codes(job: Job, group: Group) -> bool:
+    return any(scheme.is_static for site in job.sites for scheme in site.space.schemes[group.name])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """Of every channel: the largest magnitude, the sum of squares over `count` places; the tensor's lowest value."""
+
+    peak: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    count: int
+    low: float
+
+    def with_more(self, values: Array, axis: int) -> _Seen:
+        rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
+        rows = rows[np.isfinite(rows).all(axis=1)]
+        if not len(rows):
+            return self
+        return _Seen(
+            np.maximum(self.peak, np.abs(rows).max(axis=0)),
+            self.squares + np.square(rows, dtype=np.float64).sum(axis=0),
+            self.count + len(rows),
+            min(self.low, float(rows.min())),
+        )
+
+
+def _factors(job: Job, wanted: Sequence[Junction]) -> dict[str, str]:
+    job.progress.stage("even out channels", len(wanted))
+    seen = _observed(job, wanted)
+    found: dict[str, str] = {}
+    for junction in wanted:
+        one = seen[junction.tensor]
+        limit = _limit(job, junction)
+        if not one.count or limit is None:
+            job.progress.advance()
+            continue
+        best = balanced_factors(
+            one.peak,
+            one.squares / one.count,
+            [_layer(job, reader) for reader in junction.readers],
+            steps=255 if one.low >= 0 else 127,
+            limit=limit,
+        )
+        share = best.error / best.plain_error if best.plain_error > 0 else 1.0
+        if share < _GAIN:
+            found[junction.tensor] = text(best.factors)
+        job.progress.advance(f"{junction.tensor}: {share:.2f} of the expected error")
+    if found and (difference := _difference(job, found)) > _SAME:
+        job.progress.say(f"channels stay as they are: evening them out changes the outputs in float ({difference:.1g})")
+        return {}
+    return found
+
+
+def _observed(job: Job, wanted: Sequence[Junction]) -> Mapping[str, _Seen]:
+    split = job.splits.calibration
+    data = split.take(range(min(_SAMPLES, split.samples)))
+    fixed = batch_size(job.model.inputs, 0)
+    batches = (pad(batch, fixed) if fixed else batch for batch in data.batches(fixed or _BATCH))
+    found: dict[str, _Seen] = {}
+    for values in job.model.observe(batches, [one.tensor for one in wanted]):
+        for one in wanted:
+            channels = values[one.tensor].shape[one.axis]
+            nothing = _Seen(np.zeros(channels), np.zeros(channels), 0, 0.0)
+            found[one.tensor] = found.get(one.tensor, nothing).with_more(values[one.tensor], one.axis)
+    return found
+
+
+def _limit(job: Job, junction: Junction) -> float | None:
+    """Where the activation of `junction` clips; ``None`` if it does so below in another way than a Relu."""
+    if not junction.clip:
+        return inf
+    low, high = (*job.graph.node[junction.clip].inputs[1:], "", "")[:2]
+    if not low or float(job.model.weight(low)) != 0.0:
+        return None
+    return float(job.model.weight(high)) if high else inf
+
+
+def _layer(job: Job, group: Group) -> Layer:
+    node, weight = job.graph.node[group.name], job.model.weight(group.weight)
+    if group.kind is not Kind.CONV and not node.attributes.get("transB", 0):
+        weight = weight.T
+    groups = node.attributes.get("group", 1)
+    assert isinstance(groups, int)
+    return Layer(weight, np.zeros(len(weight), np.float32), groups)
+
+
+def _difference(job: Job, factors: Mapping[str, str]) -> float:
+    """Relative squared error of the outputs in float."""
+    outputs = [tensor.name for tensor in job.model.outputs]
+    split = job.splits.calibration
+    data = split.take(range(min(_CHECKED, split.samples)))
+    fixed = batch_size(job.model.inputs, 0)
+
+    def of(model: Model) -> list[Arrays]:
+        batches = (pad(batch, fixed) if fixed else batch for batch in data.batches(fixed or _BATCH))
+        return list(model.observe(batches, outputs))
+
+    return output_error(of(job.model), of(job.model.equalised(factors))).value
