@@ -47,6 +47,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "placement": {"formats", "graph", "grouping"},
     "plan": {"formats"},
     "smoothing": set(),
+    "means": set(),
     "codes": {"formats"},
     "dialect": set(),
     "data": {"graph"},
@@ -58,7 +59,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "limits": {"amounts"},
     "record": {"evaluation", "limits"},
     "models.protocol": DESCRIPTIONS | {"codes", "data"},
-    "models": DESCRIPTIONS | {"codes", "dialect", "data", "models.protocol", "smoothing"},
+    "models": DESCRIPTIONS | {"codes", "dialect", "data", "means", "models.protocol", "refine", "smoothing"},
     "targets.protocol": DESCRIPTIONS | {"data", "models.protocol"},
     "targets": DESCRIPTIONS | {"costs", "data"} | SEAMS,
     "attribution": DESCRIPTIONS | {"targets.protocol"},
@@ -79,7 +80,19 @@ ALLOWED: Mapping[str, set[str]] = {
     "flow": DESCRIPTIONS
     | SEAMS
     | {"data", "dialect", "evaluation", "metrics", "budget", "record", "models", "targets", "calibration"}
-    | {"amounts", "attribution", "codes", "costs", "limits", "search", "refine", "sensitivity", "smoothing", "verify"}
+    | {
+        "amounts",
+        "attribution",
+        "codes",
+        "costs",
+        "limits",
+        "means",
+        "search",
+        "refine",
+        "sensitivity",
+        "smoothing",
+        "verify",
+    }
     | {"benchmark", "memory", "store", "report"}
     | TABLES
     | MEASURING,

@@ -40,9 +40,10 @@ class Plan:
     A group that is not named stays in fp32. `smoothing` has the factors of the tensors that groups with a smoothed
     scheme read (`fewbits.smoothing`); the range of what is left of tensor ``t`` is that of ``t.smoothed``. `codes`
     names what the weights of some groups become, where that was searched for (`fewbits.codes`); others round to
-    nearest. `equalised` has the factors by which channels between products are divided before all else; ranges are of
-    what that leaves. `model_sha256` says for which model the plan was made, `target` and `machine` where it was
-    measured to be good. Raises PlanError if a range is not one.
+    nearest. `equalised` has the factors by which channels between products are divided before all else; ranges are
+    of what that leaves. `means` has those of the channels that biases are corrected by (`fewbits.means`).
+    `model_sha256` says for which model the plan was made, `target` and `machine` where it was measured to be good.
+    Raises PlanError if a range is not one.
     """
 
     model_sha256: str
@@ -54,6 +55,7 @@ class Plan:
     smoothing: Mapping[str, str] = field(default_factory=dict)
     codes: Mapping[str, str] = field(default_factory=dict)
     equalised: Mapping[str, str] = field(default_factory=dict)
+    means: Mapping[str, str] = field(default_factory=dict)
     made_by: str = f"fewbits {__about__.VERSION}"
     version: int = VERSION
     notes: tuple[str, ...] = field(default=())

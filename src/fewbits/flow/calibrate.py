@@ -112,13 +112,13 @@ def _padded(data: Dataset, size: int, fixed: int) -> Iterator[Batch]:
 
 
 def choose(job: Job, ranges: Mapping[str, Ranges], plan: Callable[[str], Plan], what: str = "") -> str:
-    """The method whose ranges give `plan(method)` the least output error on the search split; `what` tells these plans
-    from others in the journal."""
+    """The method (or other variant) that gives `plan(method)` the least output error on the search split; `what` tells
+    these plans from others in the journal."""
     first = next(iter(ranges))
     if len(ranges) == 1 or not any(one.is_static for one in _schemes(plan(first))):
         return first
     key = f"errors {what}".strip()
-    errors = job.journal.step("calibration", key, dict[str, float], lambda: _errors(job, ranges, plan))
+    errors = job.journal.step("calibration", key, dict[str, float], lambda: _errors(job, ranges, plan, what))
     return min(errors, key=lambda name: errors[name])
 
 
@@ -126,8 +126,8 @@ def _schemes(plan: Plan) -> list[Scheme]:
     return [plan.scheme(name) for name in plan.low]
 
 
-def _errors(job: Job, ranges: Mapping[str, Ranges], plan: Callable[[str], Plan]) -> dict[str, float]:
-    job.progress.stage("choose calibration method", len(ranges))
+def _errors(job: Job, ranges: Mapping[str, Ranges], plan: Callable[[str], Plan], what: str) -> dict[str, float]:
+    job.progress.stage(f"choose {what or 'calibration method'}", len(ranges))
     sample = search_sample(job, _SCORED_SAMPLES)
     reference = list(outputs(job.original, sample))
     errors: dict[str, float] = {}

@@ -23,7 +23,7 @@ from fewbits.grouping import Group
 from fewbits.limits import UNLIMITED, Limits
 from fewbits.models.protocol import Model
 from fewbits.placement import between_codes, settle
-from fewbits.plan import Choice, Plan
+from fewbits.plan import Choice, Plan, smoothed
 from fewbits.progress import Progress
 from fewbits.sensitivity.measure import Measure
 from fewbits.store import Journal
@@ -61,7 +61,8 @@ class Job:
     evaluated (``None``: as many as the search is made for), `deadline` when the run has to end, by what its `pace`
     foretells, `smoothing` the factors of the tensors that may be smoothed (`fewbits.smoothing`), `codes` the names
     of the codes that were found for weights, by group and scheme (`fewbits.codes`), `shelf` where those are kept,
-    `equalised` the factors of channels that `model` is equalised by."""
+    `equalised` the factors of channels that `model` is equalised by, `means` those of channels by which biases are
+    corrected."""
 
     model: Model
     conversions: Conversions
@@ -89,6 +90,7 @@ class Job:
     smoothing: Mapping[str, str] = field(default_factory=dict)
     codes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     equalised: Mapping[str, str] = field(default_factory=dict)
+    means: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def for_size(self) -> bool:
@@ -153,6 +155,7 @@ class Job:
             smoothing=self._factors(choices),
             codes=self.codes_of(choices),
             equalised=self.equalised,
+            means=self._means(choices),
         )
 
     def codes_of(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:
@@ -164,6 +167,13 @@ class Job:
         """Those of the tensors that are smoothed for the groups of `choices`."""
         read = {group.operands[0] for group in self.groups if Scheme.parse(choices[group.name].scheme).smoothed}
         return {tensor: factors for tensor, factors in self.smoothing.items() if tensor in read}
+
+    def _means(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:
+        """Those of the tensors that static codes are made of for the groups of `choices`."""
+        schemes = {group: Scheme.parse(choices[group.name].scheme) for group in self.groups if group.weight}
+        static = {group: scheme for group, scheme in schemes.items() if scheme.is_static}
+        read = {smoothed(one.operands[0]) if scheme.smoothed else one.operands[0] for one, scheme in static.items()}
+        return {tensor: means for tensor, means in self.means.items() if tensor in read}
 
     def why_not(self, site: Site, name: str, asked: Asked) -> str:
         """Why the group `name` stays in fp32."""

@@ -47,7 +47,9 @@ def rank(job: Job, site: Site, start: Plan, known: SensitivityTable = _NOTHING) 
         name: tuple(scheme for scheme in schemes if str(scheme) not in known.harm.get(name, {}))
         for name, schemes in worth.items()
     }
-    found = harms(job, wanted, partial(_plan, job, replace(start, target=site.name, smoothing=job.smoothing)))
+    found = harms(
+        job, wanted, partial(_plan, job, replace(start, target=site.name, smoothing=job.smoothing, means=job.means))
+    )
     return SensitivityTable({name: {**known.harm.get(name, {}), **schemes} for name, schemes in found.harm.items()})
 
 

@@ -18,6 +18,7 @@ from fewbits.evaluation import Scores
 from fewbits.flow.accepting import Decision, accept, decline, refuse
 from fewbits.flow.bounded import bounded, keep, original_misses, original_suffices
 from fewbits.flow.calibrate import calibrate, choose
+from fewbits.flow.correcting import correct
 from fewbits.flow.effort import Effort
 from fewbits.flow.equalise import equalise
 from fewbits.flow.floats import Floats, time_floats
@@ -195,6 +196,7 @@ def decide(job: Job) -> Decision:
     placed = place(job, floats, lambda site, asked: job.plan(site, asked, ranges[first], first))
     site = job.site(placed.target)
     method = choose(job, ranges, lambda name: job.plan(site, placed.asked, ranges[name], name))
+    job = correct(job, lambda job: job.plan(site, placed.asked, ranges[method], method))
     plan = job.plan(site, placed.asked, ranges[method], method)
     screened = screen(job, site, plan)
     if screened.reverted:

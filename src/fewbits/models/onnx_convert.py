@@ -18,6 +18,7 @@ from fewbits.formats.scheme import Scheme
 from fewbits.formats.text import format_text
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group, group
+from fewbits.models.onnx_bias import CorrectBiases
 from fewbits.models.onnx_cast import CancelCasts, CastOperands
 from fewbits.models.onnx_emulate import EmulateRounding
 from fewbits.models.onnx_fold import FoldBatchNorm
@@ -88,14 +89,15 @@ def _coded(
     groups = {made.name: made for made in group(lowered)}
     placement = place(lowered, tuple(groups.values()), schemes, repeats=form.repeats)
     aliases = {new: plan.ranges[old] for new, old in lower.aliases.items() if old in plan.ranges}
+    means = {new: plan.means[old] for new, old in lower.aliases.items() if old in plan.means}
+    coded = {name: schemes[name] for name in static}
     return _passed(
         copy,
         StoreWeights(schemes, codes, blocks=form.blocks),
         CodeRecurrent(schemes),
         CodeTables(schemes),
-        InsertQuantizers(
-            groups, {name: schemes[name] for name in static}, placement, ChainMap(dict(plan.ranges), aliases)
-        ),
+        CorrectBiases(groups, coded, ChainMap(dict(plan.means), means)),
+        InsertQuantizers(groups, coded, placement, ChainMap(dict(plan.ranges), aliases)),
         CastOperands(groups, schemes),
         SpreadCasts(_decided(lowered, groups.values()), _endless(lowered)),
         CancelCasts(),

@@ -20,9 +20,8 @@ from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme, integer
 from fewbits.grouping import Group
 from fewbits.models.onnx_absorb import absorbed, absorbed_ranges
-from fewbits.models.onnx_gemm import is_transposed
 from fewbits.models.onnx_names import Names, insert_after
-from fewbits.models.onnx_weights import WeightWriter
+from fewbits.models.onnx_weights import WeightWriter, output_axis
 from fewbits.placement import Placement
 
 _DTYPES = {"int8": np.int8, "int8r": np.int8, "uint8": np.uint8}
@@ -128,8 +127,3 @@ def _pair(model: ir.Model, names: Names, value: ir.Value, tensor: str, affine: A
     decoder.outputs[0].shape, decoder.outputs[0].type = value.shape, value.type
     insert_after(model, value, coder, decoder)
     return decoder.outputs[0]
-
-
-def output_axis(node: ir.Node) -> int:
-    """The axis of a weight that counts output channels, in a transposed convolution those of one of its groups."""
-    return 0 if node.op_type == "Conv" or is_transposed(node) else 1

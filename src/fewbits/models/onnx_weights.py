@@ -15,6 +15,7 @@ from fewbits.formats.numerics.affine import Affine, symmetric
 from fewbits.formats.quantize import quantize
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import integer
+from fewbits.models.onnx_gemm import is_transposed
 from fewbits.models.onnx_names import Names, array_of
 
 _BIAS_LIMIT = 2.0**30
@@ -83,6 +84,18 @@ def weight_codes(weight: Array, affine: Affine) -> Array:
     sharing = Tensor() if affine.axis is None else Channel(affine.axis)
     scale = affine.scale.reshape([-1 if place == affine.axis else 1 for place in range(weight.ndim)])
     return quantize(weight, ScaledFormat(affine.format, sharing), scale=scale).codes
+
+
+def decoded_weight(weight: NDArray[np.float32], operand: ScaledFormat, axis: int) -> Array:
+    """What is left of `weight`, whose output channels are `axis`, after rounding to nearest."""
+    affine = weight_affine(weight, operand, axis, None, 1.0)
+    scale = affine.scale.reshape([-1 if place == affine.axis else 1 for place in range(weight.ndim)])
+    return (weight_codes(weight, affine) * scale).astype(np.float32)
+
+
+def output_axis(node: ir.Node) -> int:
+    """The axis of a weight that counts output channels, in a transposed convolution those of one of its groups."""
+    return 0 if node.op_type == "Conv" or is_transposed(node) else 1
 
 
 def bias_codes(bias: Array, scale: Array) -> Array:

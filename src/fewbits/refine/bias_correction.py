@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from fewbits.errors import DataError
 from fewbits.refine.channel_mean import ChannelMean
@@ -59,10 +59,15 @@ def clipped_normal_mean(mean: Array, std: Array, low: float = 0.0, high: float =
     mean, std = np.broadcast_arrays(mean.astype(np.float64), np.abs(std.astype(np.float64)))
     spread = np.where(std > 0, std, 1.0)
     bottom, top = (low - mean) / spread, (high - mean) / spread
-    inside = mean * (norm.cdf(top) - norm.cdf(bottom)) + spread * (norm.pdf(bottom) - norm.pdf(top))
-    below = low * norm.cdf(bottom) if low > -inf else 0.0
-    above = high * norm.sf(top) if high < inf else 0.0
-    return np.where(std > 0, inside + below + above, np.clip(mean, low, high))
+    inside = mean * (ndtr(top) - ndtr(bottom)) + spread * (_density(bottom) - _density(top))
+    below = low * ndtr(bottom) if low > -inf else 0.0
+    above = high * ndtr(-top) if high < inf else 0.0
+    return np.asarray(np.where(std > 0, inside + below + above, np.clip(mean, low, high)), np.float64)
+
+
+def _density(x: Array) -> Float64:
+    """Of the standard normal distribution; not ``scipy.stats``, which takes long to import."""
+    return np.asarray(np.exp(-np.square(x) / 2) / np.sqrt(2 * np.pi))
 
 
 def _shifted(layer: Layer, shift: Float64) -> Layer:

@@ -1,0 +1,59 @@
+"""Bias correction: whether it lowers the error of the outputs, and the means of channels that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from fewbits.data.padding import batch_size, pad
+from fewbits.flow.calibrate import Ranges, choose
+from fewbits.flow.job import Job
+from fewbits.flow.smooth import with_smoothed
+from fewbits.graph import Kind
+from fewbits.means import text
+from fewbits.plan import Plan, smoothed
+from fewbits.refine.channel_mean import ChannelMean
+
+_SAMPLES: Final = 64
+_BATCH: Final = 4
+_KINDS: Final = frozenset({Kind.CONV, Kind.GEMM, Kind.MATMUL})
+_WITH: Final = "with biases corrected"
+_WITHOUT: Final = "with biases as they are"
+
+
+def correct(job: Job, plan: Callable[[Job], Plan]) -> Job:
+    """`job` with means that biases are corrected by, if that lowers the output error of the plan that `plan` makes."""
+    if not any(scheme.is_static for scheme in map(plan(job).scheme, plan(job).low)):
+        return job
+    means = dict(job.journal.step("bias correction", "means", dict[str, str], lambda: _means(job)))
+    other = replace(job, means=means)
+    if not means or not plan(other).means:
+        return job
+    variants: dict[str, Ranges] = {_WITHOUT: {}, _WITH: {}}
+    best = choose(job, variants, lambda name: plan(other if name == _WITH else job), "biases")
+    return other if best == _WITH else job
+
+
+def _means(job: Job) -> dict[str, str]:
+    """Tensor → means of its channels, of what weighted products read that may have codes."""
+    axes = {
+        group.operands[0]: 1 if group.kind is Kind.CONV else -1
+        for group in job.groups
+        if group.weight and group.kind in _KINDS and group.operands
+        if any(scheme.is_static for site in job.sites for scheme in site.space.schemes[group.name])
+    }
+    axes |= {smoothed(tensor): -1 for tensor in job.smoothing if tensor in axes}
+    split = job.splits.calibration
+    data = split.take(range(min(_SAMPLES, split.samples)))
+    fixed = batch_size(job.model.inputs, 0)
+    batches = (pad(batch, fixed) if fixed else batch for batch in data.batches(fixed or _BATCH))
+    found: dict[str, ChannelMean] = {}
+    own = [tensor for tensor in axes if tensor in job.graph.tensors]
+    for values in with_smoothed(job.model.observe(batches, own), job.smoothing):
+        for tensor, axis in axes.items():
+            array = values[tensor]
+            found[tensor] = found.get(tensor, ChannelMean.empty(array.shape[axis])).update(array, axis)
+    return {tensor: text(mean.mean) for tensor, mean in found.items() if np.isfinite(mean.total).all()}
