@@ -135,6 +135,36 @@ class GroupRow:
 
 
 @dataclass(frozen=True, slots=True)
+class RemedyRow:
+    """A remedy that was tried where a group loses accuracy: the squared error after it over that before (`share`;
+    `measured` on outputs of the layer or model, otherwise expected), and whether the result has it."""
+
+    remedy: str
+    share: float
+    measured: bool
+    used: bool
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a group loses accuracy in `scheme`: its `share` of the harm of all groups, the likeliest cause, what it was
+    seen from (see `fewbits.refine.diagnosis.Diagnosis`), what was tried, and the scheme that the result has."""
+
+    group: str
+    kind: str
+    scheme: str
+    share: float
+    cause: str
+    seen: Mapping[str, float]
+    remedies: tuple[RemedyRow, ...]
+    result: str
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True)
 class TrialRow:
     """One evaluation: how many groups were in fp32, the score and the loss (in the budget's unit) on `samples` samples
     of the selection split; fewer than all if the loss was surely beyond or within the budget before."""
@@ -159,7 +189,8 @@ class RunRecord:
 
     `limits` is what the model to serve may cost. Where the target is simulated, nothing is timed: `predicted` has the
     costs by models of the hardware, the one that was made small first, and the costs of schemes and of the front are in
-    its unit. `measure` is the one of harm, by its name in `fewbits.sensitivity.measure`."""
+    its unit. `measure` is the one of harm, by its name in `fewbits.sensitivity.measure`. `explanations`
+    has the groups with more than their share of it, the worst first."""
 
     outcome: Outcome
     reason: str
@@ -192,6 +223,7 @@ class RunRecord:
     memory: MemoryComparison | None = None
     limits: Limits = UNLIMITED
     measure: str = "output"
+    explanations: tuple[Explanation, ...] = ()
     version: int = VERSION
 
     __pydantic_config__ = _STRICT

@@ -23,7 +23,7 @@ from typing import Annotated
 import typer
 
 from fewbits import __about__
-from fewbits.cli import bench, convert, costs, demo, doctor, formats, inspect, report, run, tune
+from fewbits.cli import bench, convert, costs, demo, doctor, explain, formats, inspect, report, run, tune
 from fewbits.cli.output import complain, show
 from fewbits.errors import FewbitsError
 
@@ -44,6 +44,7 @@ app.command()(convert.convert)
 app.command()(run.run)
 app.command()(bench.bench)
 app.command()(report.report)
+app.command()(explain.explain)
 app.command()(doctor.doctor)
 app.add_typer(formats.app, name="formats")
 app.add_typer(costs.app, name="costs")

@@ -23,7 +23,7 @@ from fewbits.memory import compare_memory
 from fewbits.models.protocol import Artifact
 from fewbits.outcome import Outcome
 from fewbits.plan import Choice, Plan
-from fewbits.record import Accuracy, FrontRow, PredictedCost, TrialRow
+from fewbits.record import Accuracy, Explanation, FrontRow, PredictedCost, TrialRow
 from fewbits.search.descent import Descent
 from fewbits.sensitivity.table import SensitivityTable
 from fewbits.verify.acceptance import Objective, compare_accuracy, verdict
@@ -67,6 +67,7 @@ class Decision:
     best: Artifact | None = None
     best_plan: Plan | None = None
     notes: tuple[str, ...] = ()
+    explanations: tuple[Explanation, ...] = ()
 
     @property
     def objective(self) -> str:

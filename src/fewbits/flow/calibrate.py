@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from math import ceil
 from typing import TypeVar
 
@@ -112,26 +112,32 @@ def _padded(data: Dataset, size: int, fixed: int) -> Iterator[Batch]:
 
 
 def choose(job: Job, ranges: Mapping[str, Ranges], plan: Callable[[str], Plan], what: str = "") -> str:
-    """The method (or other variant) that gives `plan(method)` the least output error on the search split; `what` tells
-    these plans from others in the journal."""
+    """The method whose ranges give `plan(method)` the least output error on the search split; `what` tells these plans
+    from others in the journal."""
     first = next(iter(ranges))
     if len(ranges) == 1 or not any(one.is_static for one in _schemes(plan(first))):
         return first
-    key = f"errors {what}".strip()
-    errors = job.journal.step("calibration", key, dict[str, float], lambda: _errors(job, ranges, plan, what))
+    errors = errors_of(job, tuple(ranges), plan, what)
     return min(errors, key=lambda name: errors[name])
+
+
+def errors_of(job: Job, names: Sequence[str], plan: Callable[[str], Plan], what: str = "") -> Mapping[str, float]:
+    """The relative squared output error of ``plan(name)`` for each of `names` on the search split; `what` tells these
+    plans from others in the journal."""
+    key = f"errors {what}".strip()
+    return job.journal.step("calibration", key, dict[str, float], lambda: _errors(job, names, plan, what))
 
 
 def _schemes(plan: Plan) -> list[Scheme]:
     return [plan.scheme(name) for name in plan.low]
 
 
-def _errors(job: Job, ranges: Mapping[str, Ranges], plan: Callable[[str], Plan], what: str) -> dict[str, float]:
-    job.progress.stage(f"choose {what or 'calibration method'}", len(ranges))
+def _errors(job: Job, names: Sequence[str], plan: Callable[[str], Plan], what: str) -> dict[str, float]:
+    job.progress.stage(f"choose {what or 'calibration method'}", len(names))
     sample = search_sample(job, _SCORED_SAMPLES)
     reference = list(outputs(job.original, sample))
     errors: dict[str, float] = {}
-    for name in ranges:
+    for name in names:
         changed = under(job, plan(name), lambda predict: list(outputs(predict, sample)))
         errors[name] = output_error(reference, changed).value
         job.progress.advance(f"{name}: relative output error {errors[name]:.3g}")

@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 
 from fewbits.data.padding import batch_size, pad
-from fewbits.flow.calibrate import Ranges, choose
+from fewbits.flow.calibrate import errors_of
 from fewbits.flow.job import Job
+from fewbits.flow.remedies import Remedy, added
 from fewbits.flow.smooth import with_smoothed
 from fewbits.graph import Kind
 from fewbits.means import text
@@ -32,9 +33,12 @@ def correct(job: Job, plan: Callable[[Job], Plan]) -> Job:
     other = replace(job, means=means)
     if not means or not plan(other).means:
         return job
-    variants: dict[str, Ranges] = {_WITHOUT: {}, _WITH: {}}
-    best = choose(job, variants, lambda name: plan(other if name == _WITH else job), "biases")
-    return other if best == _WITH else job
+    errors = errors_of(job, (_WITHOUT, _WITH), lambda name: plan(other if name == _WITH else job), "biases")
+    share = errors[_WITH] / errors[_WITHOUT] if errors[_WITHOUT] > 0 else 1.0
+    chosen = other if share < 1 else job
+    remedy = Remedy("bias correction, of the whole model", share, measured=True, taken=share < 1)
+    told = [(group.name, remedy) for group in job.groups if group.weight and group.kind in _KINDS]
+    return replace(chosen, remedies=added(job.remedies, told))
 
 
 def _means(job: Job) -> dict[str, str]:

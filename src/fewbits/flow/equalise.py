@@ -17,6 +17,7 @@ from fewbits.data.batches import Array, Arrays
 from fewbits.data.padding import batch_size, pad
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.job import Job
+from fewbits.flow.remedies import Remedy, added
 from fewbits.graph import Kind
 from fewbits.grouping import Group
 from fewbits.models.protocol import Model
@@ -31,6 +32,7 @@ _BATCH: Final = 4
 _CHECKED: Final = 8
 _GAIN: Final = 0.7
 """Factors that are not expected to lower the squared error to this share are not worth having."""
+_Found = dict[str, tuple[str, float]]
 _SAME: Final = 1e-6
 """Relative squared error of the outputs in float from where equalisation is no longer what it should be."""
 
@@ -41,7 +43,15 @@ def equalise(job: Job) -> Job:
     wanted = [one for one in between if any(_may_have_codes(job, reader) for reader in one.readers)]
     if not wanted:
         return job
-    factors = dict(job.journal.step("equalisation", "factors", dict[str, str], lambda: _factors(job, wanted)))
+    found = job.journal.step("equalisation", "factors", _Found, lambda: _factors(job, wanted))
+    tried = [
+        (reader.name, Remedy("cross-layer equalisation", found[one.tensor][1], False, bool(found[one.tensor][0])))
+        for one in wanted
+        if one.tensor in found
+        for reader in one.readers
+    ]
+    job = replace(job, remedies=added(job.remedies, tried))
+    factors = {tensor: factors for tensor, (factors, _) in found.items() if factors}
     if not factors:
         return job
     model = job.model.equalised(factors)
@@ -74,10 +84,11 @@ class _Seen:
         )
 
 
-def _factors(job: Job, wanted: Sequence[Junction]) -> dict[str, str]:
+def _factors(job: Job, wanted: Sequence[Junction]) -> _Found:
+    """Tensor → factors, "" for none, and the expected error with them over that without."""
     job.progress.stage("even out channels", len(wanted))
     seen = _observed(job, wanted)
-    found: dict[str, str] = {}
+    found: _Found = {}
     for junction in wanted:
         one = seen[junction.tensor]
         limit = _limit(job, junction)
@@ -92,12 +103,12 @@ def _factors(job: Job, wanted: Sequence[Junction]) -> dict[str, str]:
             limit=limit,
         )
         share = best.error / best.plain_error if best.plain_error > 0 else 1.0
-        if share < _GAIN:
-            found[junction.tensor] = text(best.factors)
+        found[junction.tensor] = (text(best.factors) if share < _GAIN else "", share)
         job.progress.advance(f"{junction.tensor}: {share:.2f} of the expected error")
-    if found and (difference := _difference(job, found)) > _SAME:
+    factors = {tensor: factors for tensor, (factors, _) in found.items() if factors}
+    if factors and (difference := _difference(job, factors)) > _SAME:
         job.progress.say(f"channels stay as they are: evening them out changes the outputs in float ({difference:.1g})")
-        return {}
+        return {tensor: ("", share) for tensor, (_, share) in found.items()}
     return found
 
 

@@ -14,6 +14,7 @@ from fewbits.evaluation import Evaluator, Predict
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.deadline import Deadline
 from fewbits.flow.pace import Pace
+from fewbits.flow.remedies import Remedies
 from fewbits.flow.scratch import write_scratch
 from fewbits.flow.shelf import Shelf
 from fewbits.flow.site import Site
@@ -62,7 +63,7 @@ class Job:
     foretells, `smoothing` the factors of the tensors that may be smoothed (`fewbits.smoothing`), `codes` the names
     of the codes that were found for weights, by group and scheme (`fewbits.codes`), `shelf` where those are kept,
     `equalised` the factors of channels that `model` is equalised by, `means` those of channels by which biases are
-    corrected."""
+    corrected, `remedies` what was tried."""
 
     model: Model
     conversions: Conversions
@@ -91,6 +92,7 @@ class Job:
     codes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     equalised: Mapping[str, str] = field(default_factory=dict)
     means: Mapping[str, str] = field(default_factory=dict)
+    remedies: Remedies = field(default_factory=dict)
 
     @property
     def for_size(self) -> bool:

@@ -16,6 +16,7 @@ from fewbits.codes import Codes, name_of
 from fewbits.data.batches import Array
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.job import Job
+from fewbits.flow.remedies import Remedy, added
 from fewbits.flow.sampled_rows import by_outputs, sampled_rows
 from fewbits.flow.site import Site
 from fewbits.formats.granularity import Group as Block
@@ -35,7 +36,17 @@ _APART: Final = 4
 _MOMENTS: Final = 1 << 30
 """Bytes of second moments at a time."""
 
-Names = dict[str, dict[str, str]]
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Codes that were searched for: their name, "" where rounding to nearest is best, the way they were found, and the
+    error of the layer with them over that of rounding to nearest."""
+
+    group: str
+    scheme: str
+    name: str
+    by: str
+    share: float
 
 
 def refine(job: Job) -> Job:
@@ -45,18 +56,23 @@ def refine(job: Job) -> Job:
         return job
     kept = dict(job.shelf.read())
 
-    def found() -> Names:
-        names, codes = _found(job, wanted)
+    def found() -> list[Search]:
+        searched, codes = _found(job, wanted)
         kept.update(codes)
         # Before the step is: what a journal says to be there, is there.
         job.shelf.write(kept)
-        return names
+        return searched
 
-    names = job.journal.step("codes", "of weights", Names, found)
-    if any(name not in kept for schemes in names.values() for name in schemes.values()):
+    searched = job.journal.step("codes", "of weights", list[Search], found)
+    if any(one.name and one.name not in kept for one in searched):
         found()  # the file is gone, or another plan's; what is found again is the same
+    names: dict[str, dict[str, str]] = {}
+    for one in searched:
+        if one.name:
+            names.setdefault(one.group, {})[one.scheme] = one.name
+    told = [(one.group, Remedy(f"{one.by}, {one.scheme}", one.share, True, True, one.scheme)) for one in searched]
     model = job.model.knowing(kept)
-    return replace(job, model=model, conversions=Conversions(model), codes=names)
+    return replace(job, model=model, conversions=Conversions(model), codes=names, remedies=added(job.remedies, told))
 
 
 def _wanted(job: Job) -> Mapping[str, Sequence[Scheme]]:
@@ -94,10 +110,10 @@ class _Moments:
     apart: Gram
 
 
-def _found(job: Job, wanted: Mapping[str, Sequence[Scheme]]) -> tuple[Names, Codes]:
+def _found(job: Job, wanted: Mapping[str, Sequence[Scheme]]) -> tuple[list[Search], Codes]:
     groups = [group for group in job.groups if group.name in wanted]
     job.progress.stage("find codes for weights", sum(map(len, wanted.values())))
-    names: Names = {}
+    searched: list[Search] = []
     codes: dict[str, QTensor[Array]] = {}
     for depths in _portions(job, groups):
         moments = _observed(job, depths)
@@ -107,22 +123,23 @@ def _found(job: Job, wanted: Mapping[str, Sequence[Scheme]]) -> tuple[Names, Cod
             seen = moments[group.operands[0]]
             for scheme in wanted[group.name]:
                 best = _best(job, group, scheme, seen)
-                if best is not None:
-                    names.setdefault(group.name, {})[str(scheme)] = name_of(best.codes)
-                    codes[name_of(best.codes)] = best.codes
-    return names, codes
+                share = best.error / best.plain_error if best.plain_error > 0 else 1.0
+                name = "" if best.by == NEAREST else name_of(best.codes)
+                if name:
+                    codes[name] = best.codes
+                searched.append(Search(group.name, str(scheme), name, best.by, share))
+                job.progress.advance(f"{group.name} {scheme}: {share:.2f} of the error of rounding, by {best.by}")
+    return searched, codes
 
 
-def _best(job: Job, group: Group, scheme: Scheme, seen: _Moments) -> BestCodes | None:
-    """Codes in the shape of the stored matrix (depth, columns); ``None`` where rounding to nearest is best."""
+def _best(job: Job, group: Group, scheme: Scheme, seen: _Moments) -> BestCodes:
+    """Codes in the shape of the stored matrix (depth, columns)."""
     weight, format = by_outputs(job, group), scheme.weight
     assert isinstance(format, ScaledFormat) and isinstance(format.granularity, Block)
     # The search has the depth along the last axis, what is stored along the first.
     rows = replace(format, granularity=Block(format.granularity.size, -1))
     found = best_codes(np.ascontiguousarray(weight, np.float32), seen.fitted, seen.apart, rows)
-    share = found.error / found.plain_error if found.plain_error > 0 else 1.0
-    job.progress.advance(f"{group.name} {scheme}: {share:.2f} of the error of rounding, by {found.by}")
-    return None if found.by == NEAREST else replace(found, codes=_stored(found.codes, format))
+    return replace(found, codes=_stored(found.codes, format))
 
 
 def _stored(codes: QTensor[Array], format: ScaledFormat) -> QTensor[Array]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fewbits.data.batches import Array, Arrays
 from fewbits.flow.job import Job
+from fewbits.flow.remedies import Remedy, added
 from fewbits.flow.sampled_rows import by_outputs, sampled_rows
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import INT8_CHANNEL, UINT8_TENSOR
@@ -24,6 +25,7 @@ _ROWS: Final = 512
 _STRENGTHS: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _GAIN: Final = 0.5
 """Factors that do not lower the squared error of the layers to this share are not worth trying out on the model."""
+_Found = dict[str, tuple[str, float]]
 _NO_GAIN: Final = "smoothing would not lower the error of its codes"
 
 
@@ -38,9 +40,15 @@ def smooth(job: Job) -> Job:
     ]
     if not wanted and not job.equalised:
         return job
-    step = dict[str, str]
-    found = dict(job.journal.step("smoothing", "factors", step, lambda: _factors(job, wanted))) if wanted else {}
-    return replace(job, smoothing=found, sites=tuple(_narrowed(job, site, found) for site in job.sites))
+    tried = job.journal.step("smoothing", "factors", _Found, lambda: _factors(job, wanted)) if wanted else {}
+    found = {tensor: factors for tensor, (factors, _) in tried.items() if factors}
+    told = [
+        (group.name, Remedy("SmoothQuant", tried[group.operands[0]][1], True, True, scheme="smoothed"))
+        for group in wanted
+        if group.operands[0] in tried
+    ]
+    sites = tuple(_narrowed(job, site, found) for site in job.sites)
+    return replace(job, smoothing=found, sites=sites, remedies=added(job.remedies, told))
 
 
 def with_smoothed(observations: Iterable[Arrays], smoothing: Mapping[str, str]) -> Iterator[Arrays]:
@@ -64,18 +72,19 @@ def _narrowed(job: Job, site: Site, found: Mapping[str, str]) -> Site:
     return replace(site, space=site.space.without(refused))
 
 
-def _factors(job: Job, groups: Sequence[Group]) -> dict[str, str]:
+def _factors(job: Job, groups: Sequence[Group]) -> _Found:
+    """Tensor → factors, "" for none, and the error of the layers with the best factors over that without."""
     readers: dict[str, list[Group]] = {}
     for group in groups:
         readers.setdefault(group.operands[0], []).append(group)
     job.progress.stage("find channels to smooth", len(readers))
     rows = _observed(job, tuple(readers))
-    found: dict[str, str] = {}
+    found: _Found = {}
     for tensor, wanted in readers.items():
         weight = np.concatenate([by_outputs(job, group) for group in wanted])
         best = search_smoothing(weight, rows[tensor], INT8_CHANNEL, UINT8_TENSOR, _STRENGTHS)
-        if best.error < _GAIN * best.plain_error:
-            found[tensor] = text(best.factors)
+        share = best.error / best.plain_error if best.plain_error > 0 else 1.0
+        found[tensor] = (text(best.factors) if share < _GAIN else "", share)
         job.progress.advance(tensor)
     return found
 

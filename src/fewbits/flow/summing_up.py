@@ -59,6 +59,7 @@ def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float, *, resu
         streams=job.streams,
         memory=decision.memory,
         measure=job.measure.name,
+        explanations=decision.explanations,
     )
 
 

@@ -21,6 +21,7 @@ from fewbits.flow.calibrate import calibrate, choose
 from fewbits.flow.correcting import correct
 from fewbits.flow.effort import Effort
 from fewbits.flow.equalise import equalise
+from fewbits.flow.explaining import explain
 from fewbits.flow.floats import Floats, time_floats
 from fewbits.flow.goal import budget_of, objective_of
 from fewbits.flow.job import EVALUATION_BATCH, Job, asked
@@ -216,7 +217,8 @@ def decide(job: Job) -> Decision:
             screened = shares(job, site, searched.plan)
         learned = searched.correction
         decision = accept(job, site, floats, searched, baseline, screened)
-    return replace(bounded(job, floats, decision), plans=placed.comparison, correction=learned)
+    ended = replace(bounded(job, floats, decision), plans=placed.comparison, correction=learned)
+    return replace(ended, explanations=explain(job, plan, ended))
 
 
 def _baseline(job: Job) -> Scores:

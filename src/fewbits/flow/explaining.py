@@ -1,0 +1,185 @@
+"""Why groups lose accuracy: a diagnosis of those that have more than their share of the harm, and what was tried."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import numpy as np
+
+from fewbits.data.batches import Array, Arrays
+from fewbits.data.padding import batch_size, pad
+from fewbits.flow.accepting import Decision
+from fewbits.flow.job import Job
+from fewbits.flow.remedies import Remedy
+from fewbits.formats.granularity import Channel
+from fewbits.formats.scaled import ScaledFormat
+from fewbits.formats.scheme import Scheme, integer
+from fewbits.graph import Graph, Kind
+from fewbits.grouping import CARRIERS, Group
+from fewbits.plan import Plan, smoothed
+from fewbits.record import Explanation, RemedyRow
+from fewbits.refine.diagnosis import Cause, Diagnosis, diagnose
+from fewbits.refine.layer import as_matrices, linear_inputs, patches
+from fewbits.sensitivity.table import SensitivityTable
+from fewbits.smoothing import parse
+
+_MOST: Final = 12
+_SAMPLES: Final = 4
+_ROWS: Final = 2048
+_HEADS: Final = 32
+_JOINS: Final = "it computes nothing that could be better: rounding what it reads, to a range of its own, is all"
+
+
+@dataclass(frozen=True, slots=True)
+class _Suspect:
+    """A group, the static scheme in which it harms most, and its share of the harm of all."""
+
+    group: Group
+    scheme: Scheme
+    share: float
+
+
+def explain(job: Job, plan: Plan, decision: Decision) -> tuple[Explanation, ...]:
+    """The groups with more than their share of the harm, the worst first; `plan` has ranges. Empty where nothing was
+    ranked, because the first plan held."""
+    suspects = list(_suspects(job, decision.table))
+    if not suspects:
+        return ()
+    job.progress.stage("explain losses", len(suspects))
+    values = _observed(job, suspects)
+    found = []
+    for one in suspects:
+        seen = _seen(job, plan, one, values)
+        cause = _cause(job, one, seen) if seen is not None else _JOINS
+        result = decision.plan.scheme(one.group.name)
+        found.append(
+            Explanation(
+                group=one.group.name,
+                kind=str(one.group.kind),
+                scheme=str(one.scheme),
+                share=one.share,
+                cause=str(cause),
+                seen=_figures(seen),
+                remedies=tuple(_rows(job.remedies.get(one.group.name, ()), one.scheme, result)),
+                result=str(result),
+            )
+        )
+        job.progress.advance(one.group.name)
+    return tuple(found)
+
+
+def _suspects(job: Job, table: SensitivityTable) -> Iterator[_Suspect]:
+    worst: dict[str, tuple[float, Scheme]] = {}
+    for name, harms in table.harm.items():
+        static = [(harm.value, Scheme.parse(text)) for text, harm in harms.items() if Scheme.parse(text).is_static]
+        plain = [one for one in static if not one[1].smoothed] or static
+        if plain:
+            worst[name] = max(plain, key=lambda one: one[0])
+    whole = sum(harm for harm, _ in worst.values())
+    groups = {group.name: group for group in job.groups}
+    ranked = sorted(worst, key=lambda name: -worst[name][0])[:_MOST]
+    for name in ranked:
+        harm, scheme = worst[name]
+        if harm > 0 and harm * len(worst) >= whole:
+            yield _Suspect(groups[name], scheme, harm / whole)
+
+
+def _observed(job: Job, suspects: Sequence[_Suspect]) -> Arrays:
+    """What the suspects read, on a few samples."""
+    tensors = dict.fromkeys(name for one in suspects for name in one.group.operands)
+    split = job.splits.calibration
+    data = split.take(range(min(_SAMPLES, split.samples)))
+    fixed = batch_size(job.model.inputs, 0)
+    batches = (pad(batch, fixed) if fixed else batch for batch in data.batches(fixed or _SAMPLES))
+    return next(iter(job.model.observe(batches, tuple(tensors))))
+
+
+def _seen(job: Job, plan: Plan, one: _Suspect, values: Arrays) -> Diagnosis | None:
+    """``None`` for what is no product, or has no range."""
+    group, scheme = one.group, one.scheme
+    weight_format = scheme.weight
+    if not group.is_product or group.kind is Kind.CONV_TRANSPOSE or not isinstance(weight_format, ScaledFormat):
+        return None
+    tensor = smoothed(group.operands[0]) if scheme.smoothed else group.operands[0]
+    if tensor not in plan.ranges:
+        return None
+    inputs, weight, channels = _as_product(job, group, values)
+    if scheme.smoothed:
+        factors = parse(job.smoothing[group.operands[0]])
+        inputs, weight = inputs / factors, weight * factors
+    whole = np.isfinite(inputs).all(axis=(0, 2))
+    low, high = plan.ranges[tensor]
+    sharing = weight_format.granularity if group.weight else Channel()
+    rows = ScaledFormat(integer(weight_format), sharing)
+    return diagnose(inputs[:, whole], weight, low, high, integer(scheme.activation), rows, channels)
+
+
+def _as_product(job: Job, group: Group, values: Arrays) -> tuple[Array, Array, int | None]:
+    """Both operands as matrices, and how many channels the features of a group of inputs are."""
+    node, first = job.graph.node[group.name], values[group.operands[0]]
+    if not group.weight:
+        second = values[group.operands[-1]]
+        shape = np.broadcast_shapes(first.shape[:-2], second.shape[:-2])
+        heads = [
+            np.broadcast_to(one, (*shape, *one.shape[-2:])).reshape(-1, *one.shape[-2:]) for one in (first, second)
+        ]
+        return heads[0][:_HEADS], heads[1][:_HEADS].transpose(0, 2, 1), None
+    weight = job.model.weight(group.weight)
+    if group.kind is not Kind.CONV:
+        rows = weight if node.attributes.get("transB", 0) else np.moveaxis(weight, -1, 0)
+        return linear_inputs(first)[:, :_ROWS], as_matrices(rows), None
+    groups = _number(node.attributes.get("group", 1))
+    inputs = patches(
+        first,
+        weight.shape[2:],
+        strides=_numbers(node.attributes.get("strides", ())),
+        pads=_numbers(node.attributes.get("pads", ())),
+        dilations=_numbers(node.attributes.get("dilations", ())),
+        groups=groups,
+    )
+    step = max(1, inputs.shape[1] // _ROWS)
+    return inputs[:, ::step], as_matrices(weight, groups), weight.shape[1]
+
+
+def _number(value: object) -> int:
+    assert isinstance(value, int)
+    return value
+
+
+def _numbers(value: object) -> tuple[int, ...]:
+    assert isinstance(value, tuple)
+    return tuple(map(_number, value))
+
+
+def _cause(job: Job, one: _Suspect, seen: Diagnosis) -> Cause:
+    activation, weight = one.scheme.activation, one.scheme.weight
+    assert isinstance(weight, ScaledFormat)
+    return seen.cause(
+        shared_scale=not isinstance(weight.granularity, Channel),
+        symmetric_inputs=integer(activation).signed,
+        behind_softmax=_behind(job.graph, one.group.operands[0], Kind.SOFTMAX),
+    )
+
+
+def _behind(graph: Graph, tensor: str, kind: Kind) -> bool:
+    node = graph.producer.get(tensor)
+    while node is not None and node.kind in CARRIERS:
+        node = graph.producer.get(node.inputs[0])
+    return node is not None and node.kind is kind
+
+
+def _figures(seen: Diagnosis | None) -> Mapping[str, float]:
+    return {} if seen is None else asdict(seen)
+
+
+def _rows(tried: Sequence[Remedy], scheme: Scheme, result: Scheme) -> Iterator[RemedyRow]:
+    for one in tried:
+        if one.scheme == "smoothed":
+            used = result.smoothed
+        elif one.scheme:
+            used = str(result) == one.scheme and one.taken
+        else:
+            used = one.taken and result.is_static
+        yield RemedyRow(one.name, one.share, one.measured, used)

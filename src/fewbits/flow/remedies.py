@@ -1,0 +1,30 @@
+"""What was tried against the loss of accuracy, as the stages report it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """A remedy, the squared error after it over that before, expected or `measured`, and whether it was `taken`; for
+    which `scheme` of the group, "" for all with static codes."""
+
+    name: str
+    share: float
+    measured: bool
+    taken: bool
+    scheme: str = ""
+
+
+Remedies = Mapping[str, tuple[Remedy, ...]]
+"""By group."""
+
+
+def added(remedies: Remedies, more: Iterable[tuple[str, Remedy]]) -> Remedies:
+    """`remedies` and `more` of them, each with its group."""
+    found = {group: list(known) for group, known in remedies.items()}
+    for group, remedy in more:
+        found.setdefault(group, []).append(remedy)
+    return {group: tuple(known) for group, known in found.items()}
