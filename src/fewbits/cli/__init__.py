@@ -23,7 +23,7 @@ from typing import Annotated
 import typer
 
 from fewbits import __about__
-from fewbits.cli import bench, convert, costs, demo, doctor, explain, formats, inspect, report, run, tune
+from fewbits.cli import bench, convert, costs, demo, doctor, explain, formats, inspect, report, run, saturation, tune
 from fewbits.cli.output import complain, show
 from fewbits.errors import FewbitsError
 
@@ -45,6 +45,7 @@ app.command()(run.run)
 app.command()(bench.bench)
 app.command()(report.report)
 app.command()(explain.explain)
+app.command()(saturation.saturation)
 app.command()(doctor.doctor)
 app.add_typer(formats.app, name="formats")
 app.add_typer(costs.app, name="costs")

@@ -77,6 +77,15 @@ def tune(
     threads: Threads = 0,
     batch: Annotated[int, typer.Option(min=1, help="Samples per call when it is measured.")] = 1,
     streams: Streams = 0,
+    serve_on: Annotated[
+        str,
+        typer.Option(
+            metavar="avx2|avx512|vnni|amx|arm",
+            help="The CPU that will serve, where it is not like this one: without VNNI (avx2, avx512) weights get 7 "
+            "bits where 8-bit products could be cut.",
+            show_default=False,
+        ),
+    ] = "",
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -180,6 +189,7 @@ def tune(
                 threads=threads,
                 batch=batch,
                 streams=streams,
+                serve_on=serve_on,
                 calibration_method=calibration_method.value,
                 sensitivity=sensitivity.value,
                 rules=rules,

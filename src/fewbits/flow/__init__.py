@@ -9,13 +9,27 @@ Where to look: ``tuning`` has the order of the stages, which are ``floats``, ``s
 * Limits of what is served: ``limited``, ``bounded``; memory: ``memory``, ``footprint``.
 * Limits of what a run takes: ``deadline``, ``pace``, ``schedule``.
 * Of all: ``conversions``, ``sessions``, ``scratch``, ``names``, ``result``.
-* Other commands: ``benching``, ``inspecting``, ``running``.
+* Remedies: ``equalise``, ``smooth``, ``refining``, ``correcting``; ``explaining`` tells of them (``remedies``).
+* Other commands: ``benching``, ``inspecting``, ``running``, ``serving``.
 """
 
 from fewbits.flow.benching import BenchReport, bench
 from fewbits.flow.inspecting import Inspection, convert, elsewhere, inspect
 from fewbits.flow.result import Result
 from fewbits.flow.running import run
+from fewbits.flow.serving import SaturationRow, saturation
 from fewbits.flow.tuning import tune
 
-__all__ = ["BenchReport", "Inspection", "Result", "bench", "convert", "elsewhere", "inspect", "run", "tune"]
+__all__ = [
+    "BenchReport",
+    "Inspection",
+    "Result",
+    "SaturationRow",
+    "bench",
+    "convert",
+    "elsewhere",
+    "inspect",
+    "run",
+    "saturation",
+    "tune",
+]

@@ -8,10 +8,11 @@ from typing import Final
 
 import numpy as np
 
-from fewbits.data.batches import Array, Arrays
+from fewbits.data.batches import Arrays
 from fewbits.data.padding import batch_size, pad
 from fewbits.flow.accepting import Decision
 from fewbits.flow.job import Job
+from fewbits.flow.products import as_product
 from fewbits.flow.remedies import Remedy
 from fewbits.formats.granularity import Channel
 from fewbits.formats.scaled import ScaledFormat
@@ -21,14 +22,11 @@ from fewbits.grouping import CARRIERS, Group
 from fewbits.plan import Plan, smoothed
 from fewbits.record import Explanation, RemedyRow
 from fewbits.refine.diagnosis import Cause, Diagnosis, diagnose
-from fewbits.refine.layer import as_matrices, linear_inputs, patches
 from fewbits.sensitivity.table import SensitivityTable
 from fewbits.smoothing import parse
 
 _MOST: Final = 12
 _SAMPLES: Final = 4
-_ROWS: Final = 2048
-_HEADS: Final = 32
 _JOINS: Final = "it computes nothing that could be better: rounding what it reads, to a range of its own, is all"
 
 
@@ -105,52 +103,14 @@ def _seen(job: Job, plan: Plan, one: _Suspect, values: Arrays) -> Diagnosis | No
     tensor = smoothed(group.operands[0]) if scheme.smoothed else group.operands[0]
     if tensor not in plan.ranges:
         return None
-    inputs, weight, channels = _as_product(job, group, values)
+    product = as_product(job.model, group, values)
+    inputs, weight = product.inputs, product.weight
     if scheme.smoothed:
         factors = parse(job.smoothing[group.operands[0]])
         inputs, weight = inputs / factors, weight * factors
     whole = np.isfinite(inputs).all(axis=(0, 2))
     low, high = plan.ranges[tensor]
-    sharing = weight_format.granularity if group.weight else Channel()
-    rows = ScaledFormat(integer(weight_format), sharing)
-    return diagnose(inputs[:, whole], weight, low, high, integer(scheme.activation), rows, channels)
-
-
-def _as_product(job: Job, group: Group, values: Arrays) -> tuple[Array, Array, int | None]:
-    """Both operands as matrices, and how many channels the features of a group of inputs are."""
-    node, first = job.graph.node[group.name], values[group.operands[0]]
-    if not group.weight:
-        second = values[group.operands[-1]]
-        shape = np.broadcast_shapes(first.shape[:-2], second.shape[:-2])
-        heads = [
-            np.broadcast_to(one, (*shape, *one.shape[-2:])).reshape(-1, *one.shape[-2:]) for one in (first, second)
-        ]
-        return heads[0][:_HEADS], heads[1][:_HEADS].transpose(0, 2, 1), None
-    weight = job.model.weight(group.weight)
-    if group.kind is not Kind.CONV:
-        rows = weight if node.attributes.get("transB", 0) else np.moveaxis(weight, -1, 0)
-        return linear_inputs(first)[:, :_ROWS], as_matrices(rows), None
-    groups = _number(node.attributes.get("group", 1))
-    inputs = patches(
-        first,
-        weight.shape[2:],
-        strides=_numbers(node.attributes.get("strides", ())),
-        pads=_numbers(node.attributes.get("pads", ())),
-        dilations=_numbers(node.attributes.get("dilations", ())),
-        groups=groups,
-    )
-    step = max(1, inputs.shape[1] // _ROWS)
-    return inputs[:, ::step], as_matrices(weight, groups), weight.shape[1]
-
-
-def _number(value: object) -> int:
-    assert isinstance(value, int)
-    return value
-
-
-def _numbers(value: object) -> tuple[int, ...]:
-    assert isinstance(value, tuple)
-    return tuple(map(_number, value))
+    return diagnose(inputs[:, whole], weight, low, high, integer(scheme.activation), weight_format, product.channels)
 
 
 def _cause(job: Job, one: _Suspect, seen: Diagnosis) -> Cause:

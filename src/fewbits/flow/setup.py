@@ -21,10 +21,10 @@ from fewbits.flow.effort import FULL, Effort
 from fewbits.flow.goal import check_goal, streams_of
 from fewbits.flow.job import Job, refuse_quantised
 from fewbits.flow.pace import Pace
+from fewbits.flow.serving import suited
 from fewbits.flow.sessions import call_inputs, predictor
 from fewbits.flow.shelf import Shelf
 from fewbits.flow.site import Site
-from fewbits.graph import Graph
 from fewbits.grouping import Group, group
 from fewbits.limits import UNLIMITED, Limits
 from fewbits.models import ModelSource, open_model
@@ -32,6 +32,7 @@ from fewbits.models.protocol import Model
 from fewbits.progress import Progress
 from fewbits.record import RunRecord
 from fewbits.report.text import render
+from fewbits.saturation import Isa
 from fewbits.sensitivity.measure import AUTO, Measure, measure
 from fewbits.sensitivity.output_error import output_error
 from fewbits.space import Rule, candidates
@@ -69,6 +70,7 @@ class Request:
     effort: Effort = FULL
     sensitivity: str = AUTO
     streams: int = 0
+    serve_on: Isa | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
     harm = measure(request.sensitivity, original(one_call), evaluator.direction)
     splits = split(data, calibration=calibration, scored=evaluator.uses_split, seed=request.seed)
     groups = group(model.graph)
-    sites = tuple(_site(target, model.graph, groups, request.rules) for target in targets)
+    sites = tuple(_site(target, model, groups, request) for target in targets)
     for remark in dict.fromkeys(remark for site in sites for remark in site.space.remarks):
         progress.say(remark)
     paths = [request.data, request.calibration]
@@ -187,8 +189,9 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
     )
 
 
-def _site(target: Target, graph: Graph, groups: tuple[Group, ...], rules: Sequence[Rule]) -> Site:
-    space = candidates(groups, rules, lambda one: target.menu(graph, one))
+def _site(target: Target, model: Model, groups: tuple[Group, ...], request: Request) -> Site:
+    isa = request.serve_on
+    space = candidates(groups, request.rules, lambda one: suited(model, one, target.menu(model.graph, one), isa))
     return Site(target, space, CostTable(target.name, {}))
 
 
@@ -262,6 +265,7 @@ def _settings(
         "batch": str(request.batch),
         "calibration method": request.calibration_method,
         "sensitivity": request.sensitivity,
+        "serve on": "this CPU" if request.serve_on is None else str(request.serve_on),
         "rules": "; ".join(str(rule) for rule in request.rules),
         "seed": str(request.seed),
         "CPU": targets[0].machine.cpu,

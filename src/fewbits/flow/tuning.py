@@ -35,6 +35,7 @@ from fewbits.flow.result import Result
 from fewbits.flow.scratch import scratch_folder
 from fewbits.flow.screening import Screened, screen, shares
 from fewbits.flow.searching import search
+from fewbits.flow.serving import parse_isa
 from fewbits.flow.setup import Opened, Request, open_request
 from fewbits.flow.simulating import simulate
 from fewbits.flow.smooth import smooth
@@ -79,6 +80,7 @@ def tune(
     resume: bool = False,
     seed: int = 0,
     streams: int = 0,
+    serve_on: str = "",
     progress: Progress = _SILENT,
 ) -> Result:
     """Find the fastest (or smallest) mixed-precision form of `model` that stays within `max_loss`, or the most accurate
@@ -114,6 +116,8 @@ def tune(
         seed: of the splits.
         streams: calls that run at the same time when throughput is measured, which share the threads; 0 for as many as
             there are threads.
+        serve_on: the CPU that will serve, where it is not like this one: ``avx2`` or ``avx512`` (without VNNI) give
+            weights 7 bits where 8-bit products could be cut (`fewbits.saturation`); ``vnni``, ``amx``, ``arm``.
         progress: told of every step.
 
     Raises:
@@ -141,6 +145,7 @@ def tune(
         Effort.parse(max_trials, max_seconds),
         sensitivity,
         streams,
+        parse_isa(serve_on),
     )
     with scratch_folder() as scratch:
         opened = open_request(model, request, progress)

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from fewbits.errors import PlanError
 from fewbits.formats.integer import IntFormat
-from fewbits.formats.numerics.affine import Affine, asymmetric, symmetric
+from fewbits.formats.numerics.affine import Affine, of_range
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme, integer
 from fewbits.grouping import Group
@@ -24,7 +24,6 @@ from fewbits.models.onnx_names import Names, insert_after
 from fewbits.models.onnx_weights import WeightWriter, output_axis
 from fewbits.placement import Placement
 
-_DTYPES = {"int8": np.int8, "int8r": np.int8, "uint8": np.uint8}
 _Pairs = Mapping[tuple[str, IntFormat], ir.Value]
 
 
@@ -111,13 +110,11 @@ def affine_of(tensor: str, format: IntFormat, ranges: Mapping[str, tuple[float, 
     low, high = ranges[tensor]
     if not (isfinite(low) and isfinite(high) and low <= high):
         raise PlanError(f"the plan's range for the tensor {tensor} is [{low}, {high}]; give a finite low <= high")
-    if format.signed:
-        return symmetric(np.array(max(abs(low), abs(high)), np.float32), format)
-    return asymmetric(low, high, format)
+    return of_range(low, high, format)
 
 
 def _pair(model: ir.Model, names: Names, value: ir.Value, tensor: str, affine: Affine) -> ir.Value:
-    prefix, dtype = f"{tensor}.{affine.format}", _DTYPES[str(affine.format)]
+    prefix, dtype = f"{tensor}.{affine.format}", np.int8 if affine.format.signed else np.uint8
     scale = names.constant(f"{prefix}.scale", affine.scale)
     zero = names.constant(f"{prefix}.zero_point", affine.zero_point.astype(dtype))
     coder = names.node("QuantizeLinear", [value, scale, zero], f"{prefix}.codes", f"{prefix}.quantize")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewbits.formats.integer import IntFormat
-from fewbits.formats.numerics.affine import asymmetric, symmetric
+from fewbits.formats.numerics.affine import of_range
 from fewbits.formats.quantize import fake_quantize
 from fewbits.formats.scaled import ScaledFormat
 
@@ -119,11 +119,7 @@ def diagnose(
     def squares(change: Array, other: Array) -> float:
         return float(np.square(change @ other.transpose(0, 2, 1), dtype=np.float64).sum())
 
-    affine = (
-        symmetric(np.array(max(abs(low), abs(high)), np.float32), input_format)
-        if input_format.signed
-        else asymmetric(low, high, input_format)
-    )
+    affine = of_range(low, high, input_format)
     zero, step = int(affine.zero_point), float(affine.scale)
     inside = np.clip(x, (input_format.qmin - zero) * step, (input_format.qmax - zero) * step)
     rounded = np.rint(inside / affine.scale) * affine.scale

@@ -59,6 +59,13 @@ def asymmetric(low: float | NDArray[Any], high: float | NDArray[Any], format: In
     return Affine(format, np.where(too_small, np.float32(1), _finite(scale, reach)), zero_point)
 
 
+def of_range(low: float, high: float, format: IntFormat) -> Affine:
+    """Scale and zero point for values from `low` to `high`: signed formats are symmetric, others have a zero point."""
+    if format.signed:
+        return symmetric(np.array(max(abs(low), abs(high)), np.float32), format)
+    return asymmetric(low, high, format)
+
+
 def largest_to_top(absmax: Float, top: float, reach: float) -> Float:
     """``absmax / top`` in float32, the scale with which the largest magnitude becomes the format's.
 
