@@ -1,4 +1,4 @@
-"""Trains five small networks of different shapes, as ONNX with data: ``python benchmarks/trained_models.py``.
+"""Trains six small networks of different shapes, as ONNX with data: ``python benchmarks/trained_models.py``.
 
 Each is trained in a few minutes on two cores, seeded, on data that are made here or come with Python, so that
 accuracy means something without a download. Per network NAME, into the cache folder: ``NAME.onnx``; ``NAME.npz``
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 import conv1d_sound
+import depthwise_glyphs
 import lstm_text
 import minilm
 import recommender
@@ -32,6 +33,7 @@ SEED = 0
 BUILDERS: Mapping[str, Callable[[], Trained]] = {
     "lstm_text": lstm_text.build,
     "se_depthwise": se_depthwise.build,
+    "depthwise_glyphs": depthwise_glyphs.build,
     "conv1d_sound": conv1d_sound.build,
     "recommender": recommender.build,
     "tiny_gpt": tiny_gpt.build,
