@@ -3,13 +3,19 @@ from __future__ import annotations
 import pytest
 
 from fewbits.errors import UsageError
-from fewbits.flow.effort import FULL, Effort
+from fewbits.flow.effort import FULL, Effort, Level
 
 
 def test_as_users_give_it() -> None:
     assert Effort.parse(None, None) == FULL
     assert Effort.parse(3, "10m") == Effort(3, 600.0)
     assert Effort.parse(1, 90) == Effort(1, 90.0)
+    assert Effort.parse(None, None, "high") == Effort(level=Level.HIGH)
+
+
+def test_an_unknown_level_is_refused() -> None:
+    with pytest.raises(UsageError, match="choose low, medium, high"):
+        Effort.parse(None, None, "extreme")
 
 
 @pytest.mark.parametrize(

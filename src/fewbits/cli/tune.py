@@ -145,6 +145,15 @@ def tune(
             rich_help_panel=_SEARCH,
         ),
     ] = None,
+    effort: Annotated[
+        str,
+        typer.Option(
+            metavar="low|medium|high",
+            help="How far remedies go that take time: none that search; codes of weights in few bits and corrected "
+            "biases; ranges chosen tensor by tensor, too.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = "medium",
     seed: Annotated[int, typer.Option(help="Seed of the splits and intervals.", rich_help_panel=_SEARCH)] = 0,
     force: Annotated[bool, typer.Option("--force", help="Start anew in a directory that holds a run.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
@@ -185,6 +194,7 @@ def tune(
                 max_size=max_size,
                 max_trials=max_trials,
                 max_seconds=max_time,
+                effort=effort,
                 target=target,
                 threads=threads,
                 batch=batch,

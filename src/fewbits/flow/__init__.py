@@ -9,7 +9,8 @@ Where to look: ``tuning`` has the order of the stages, which are ``floats``, ``s
 * Limits of what is served: ``limited``, ``bounded``; memory: ``memory``, ``footprint``.
 * Limits of what a run takes: ``deadline``, ``pace``, ``schedule``.
 * Of all: ``conversions``, ``sessions``, ``scratch``, ``names``, ``result``.
-* Remedies: ``equalise``, ``smooth``, ``refining``, ``correcting``; ``explaining`` tells of them (``remedies``).
+* Remedies: ``equalise``, ``smooth``, ``refining``, ``correcting``, ``ranging``; ``explaining`` tells of them, by
+  ``remedies`` and ``products``.
 * Other commands: ``benching``, ``inspecting``, ``running``, ``serving``.
 """
 

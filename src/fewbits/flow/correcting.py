@@ -10,6 +10,7 @@ import numpy as np
 
 from fewbits.data.padding import batch_size, pad
 from fewbits.flow.calibrate import errors_of
+from fewbits.flow.effort import Level
 from fewbits.flow.job import Job
 from fewbits.flow.remedies import Remedy, added
 from fewbits.flow.smooth import with_smoothed
@@ -27,7 +28,7 @@ _WITHOUT: Final = "with biases as they are"
 
 def correct(job: Job, plan: Callable[[Job], Plan]) -> Job:
     """`job` with means that biases are corrected by, if that lowers the output error of the plan that `plan` makes."""
-    if not any(scheme.is_static for scheme in map(plan(job).scheme, plan(job).low)):
+    if job.effort is Level.LOW or not any(scheme.is_static for scheme in map(plan(job).scheme, plan(job).low)):
         return job
     means = dict(job.journal.step("bias correction", "means", dict[str, str], lambda: _means(job)))
     other = replace(job, means=means)

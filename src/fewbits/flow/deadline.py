@@ -25,6 +25,8 @@ class Stage(StrEnum):
     PLACE = "time plans to begin with"
     SCREEN = "screen groups"
     RANK = "rank groups"
+    REFINE = "find codes for weights"
+    RANGE = "choose ranges by tensor"
     TIME = "time plans"
     LOOK = "time plans on the front"
     TRY = "evaluate plans"
@@ -39,6 +41,8 @@ _MEANING: Final[Mapping[Stage, str]] = {
         "ranking ended after {done} of {of} forms; groups that were not ranked are taken to harm as the median group, "
         "and have no other scheme than fp32 and that of the fastest plan"
     ),
+    Stage.REFINE: "codes were searched for {done} of {of} weights; the others round to nearest",
+    Stage.RANGE: "ranges were tried out {done} of {of} times; better ones may be left",
     Stage.TIME: "{done} of up to {of} plans were timed to find the safest one within the limits; a safer one may be",
     Stage.LOOK: "{done} of {of} plans on the predicted front were timed; costs of single groups stand in for the rest",
     Stage.TRY: "{done} of up to {of} plans were evaluated; a better one may lie between those",

@@ -13,6 +13,7 @@ from fewbits.errors import ModelError
 from fewbits.evaluation import Evaluator, Predict
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.deadline import Deadline
+from fewbits.flow.effort import Level
 from fewbits.flow.pace import Pace
 from fewbits.flow.remedies import Remedies
 from fewbits.flow.scratch import write_scratch
@@ -63,7 +64,7 @@ class Job:
     foretells, `smoothing` the factors of the tensors that may be smoothed (`fewbits.smoothing`), `codes` the names
     of the codes that were found for weights, by group and scheme (`fewbits.codes`), `shelf` where those are kept,
     `equalised` the factors of channels that `model` is equalised by, `means` those of channels by which biases are
-    corrected, `remedies` what was tried."""
+    corrected, `remedies` what was tried, `effort` how far they go."""
 
     model: Model
     conversions: Conversions
@@ -93,6 +94,7 @@ class Job:
     equalised: Mapping[str, str] = field(default_factory=dict)
     means: Mapping[str, str] = field(default_factory=dict)
     remedies: Remedies = field(default_factory=dict)
+    effort: Level = Level.MEDIUM
 
     @property
     def for_size(self) -> bool:

@@ -20,6 +20,8 @@ class Work(StrEnum):
     """A plan converted and evaluated, as far as was needed."""
     FORM = "form"
     """One scheme of one group ranked."""
+    CODES = "codes"
+    """Codes of one weight in one scheme searched for."""
     ROUND = "round"
     """One candidate in one round of a careful comparison, with its share of the start."""
     LOOK = "look"

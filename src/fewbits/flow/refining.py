@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -15,9 +16,12 @@ import numpy as np
 from fewbits.codes import Codes, name_of
 from fewbits.data.batches import Array
 from fewbits.flow.conversions import Conversions
+from fewbits.flow.effort import Level
 from fewbits.flow.job import Job
+from fewbits.flow.pace import Work
 from fewbits.flow.remedies import Remedy, added
 from fewbits.flow.sampled_rows import by_outputs, sampled_rows
+from fewbits.flow.schedule import refining_ends
 from fewbits.flow.site import Site
 from fewbits.formats.granularity import Group as Block
 from fewbits.formats.qtensor import QTensor
@@ -51,7 +55,7 @@ class Search:
 
 def refine(job: Job) -> Job:
     """`job` with codes for the weights whose schemes have few bits and may pay."""
-    wanted = _wanted(job)
+    wanted = {} if job.effort is Level.LOW else _wanted(job)
     if not wanted:
         return job
     kept = dict(job.shelf.read())
@@ -112,7 +116,8 @@ class _Moments:
 
 def _found(job: Job, wanted: Mapping[str, Sequence[Scheme]]) -> tuple[list[Search], Codes]:
     groups = [group for group in job.groups if group.name in wanted]
-    job.progress.stage("find codes for weights", sum(map(len, wanted.values())))
+    of = sum(map(len, wanted.values()))
+    job.progress.stage("find codes for weights", of)
     searched: list[Search] = []
     codes: dict[str, QTensor[Array]] = {}
     for depths in _portions(job, groups):
@@ -122,7 +127,9 @@ def _found(job: Job, wanted: Mapping[str, Sequence[Scheme]]) -> tuple[list[Searc
                 continue
             seen = moments[group.operands[0]]
             for scheme in wanted[group.name]:
-                best = _best(job, group, scheme, seen)
+                if refining_ends(job, len(searched), of):
+                    return searched, codes
+                best = job.pace.timed(Work.CODES, partial(_best, job, group, scheme, seen))
                 share = best.error / best.plain_error if best.plain_error > 0 else 1.0
                 name = "" if best.by == NEAREST else name_of(best.codes)
                 if name:

@@ -68,6 +68,18 @@ def ranking_ends(job: Job, done: int, of: int) -> bool:
     return job.deadline.stops(Stage.RANK, done, of, form + after)
 
 
+def refining_ends(job: Job, done: int, of: int) -> bool:
+    """Whether codes are searched for no more than `done` of `of` weights, for want of time."""
+    need = job.pace.each(Work.CODES) + acceptance_seconds(job) + _FOLLOWING * trial_seconds(job)
+    return job.deadline.stops(Stage.REFINE, done, of, need)
+
+
+def ranging_ends(job: Job, done: int, of: int) -> bool:
+    """Whether ranges are tried out no more than `done` of `of` times, for want of time."""
+    need = job.pace.each(Work.FORM) + acceptance_seconds(job) + _FOLLOWING * trial_seconds(job)
+    return job.deadline.stops(Stage.RANGE, done, of, need)
+
+
 def finalists_in_time(job: Job, usual: int, rounds: int) -> int:
     """How many plans to begin with are timed with care for `rounds` rounds: `usual`, or the best alone if time is
     short."""

@@ -112,6 +112,7 @@ class Opened:
             objective=self.request.objective,
             limits=self.request.limits,
             trials=self.request.effort.trials,
+            effort=self.request.effort.level,
             pace=pace,
             deadline=Deadline(journal, pace, clock() if started is None else started, self.request.effort.seconds),
             splits=self.splits,

@@ -19,7 +19,7 @@ from fewbits.flow.accepting import Decision, accept, decline, refuse
 from fewbits.flow.bounded import bounded, keep, original_misses, original_suffices
 from fewbits.flow.calibrate import calibrate, choose
 from fewbits.flow.correcting import correct
-from fewbits.flow.effort import Effort
+from fewbits.flow.effort import Effort, Level
 from fewbits.flow.equalise import equalise
 from fewbits.flow.explaining import explain
 from fewbits.flow.floats import Floats, time_floats
@@ -30,6 +30,7 @@ from fewbits.flow.most_accurate import search_most_accurate
 from fewbits.flow.pace import Work
 from fewbits.flow.placing import place, starts
 from fewbits.flow.pricing import price
+from fewbits.flow.ranging import choose_ranges
 from fewbits.flow.refining import refine
 from fewbits.flow.result import Result
 from fewbits.flow.scratch import scratch_folder
@@ -68,6 +69,7 @@ def tune(
     max_size: str | float | None = None,
     max_trials: int | None = None,
     max_seconds: str | float | None = None,
+    effort: str = "medium",
     target: str = "auto",
     threads: int = 0,
     batch: int = 1,
@@ -101,6 +103,8 @@ def tune(
         max_trials: how many plans the search may evaluate; without it 5 (3 for ``"accuracy"``).
         max_seconds: about how long it may all take: seconds, or ``"10m"``. What can be shortened ends early then, with
             a note; acceptance is never left out.
+        effort: how far remedies go that take time: ``"low"`` (none that search), ``"medium"`` (codes of weights in few
+            bits, corrected biases), ``"high"`` (ranges tensor by tensor, too).
         target: the runtime that will serve the model; ``simulated:mpic`` emulates hardware that is not at hand and
             makes the cost small that a model of it predicts (`fewbits.costs.plugins.cost_model`).
         threads: threads of the runtime, 0 for every core.
@@ -142,7 +146,7 @@ def tune(
         seed,
         default_path(os.environ, Path.home()),
         Limits.parse(max_latency, max_size),
-        Effort.parse(max_trials, max_seconds),
+        Effort.parse(max_trials, max_seconds, effort),
         sensitivity,
         streams,
         parse_isa(serve_on),
@@ -204,6 +208,8 @@ def decide(job: Job) -> Decision:
     method = choose(job, ranges, lambda name: job.plan(site, placed.asked, ranges[name], name))
     job = correct(job, lambda job: job.plan(site, placed.asked, ranges[method], method))
     plan = job.plan(site, placed.asked, ranges[method], method)
+    if job.effort is Level.HIGH:
+        plan = choose_ranges(job, plan, ranges)
     screened = screen(job, site, plan)
     if screened.reverted:
         plan = job.plan(site, asked(plan, screened.reverted), plan.ranges, plan.calibration)
