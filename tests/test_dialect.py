@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 
 from builders import CASES, CHANNELS, Net, images
 from conversion import OPENVINO, TARGET, error, planned, run
 from fewbits.dialect import PLAIN, Dialect, dialect
-from fewbits.formats.scheme import INT4_BLOCKS, INT8_BLOCKS, INT8_STATIC, Scheme
+from fewbits.formats.scheme import BF16, INT4_BLOCKS, INT8_BLOCKS, INT8_STATIC, Scheme
 from fewbits.models import open_model
 from fewbits.models.protocol import Artifact
 from fewbits.plan import Choice, Plan
@@ -24,9 +25,23 @@ def operators(artifact: Artifact) -> Counter[str]:
 
 def test_what_decides_is_the_runtime_not_the_device() -> None:
     assert dialect("onnxruntime:cpu") == dialect("onnxruntime") == dialect("onnxruntime:cuda")
-    assert dialect("onnxruntime:cpu") == Dialect(gemm=True, isolates=True, blocks=True, repeats=True)
+    assert dialect("onnxruntime:cpu") == Dialect(gemm=True, isolates=True, blocks=True, repeats=True, spreads=False)
     assert dialect("openvino:cpu") == Dialect(attention=True)
     assert dialect("tensorrt:cuda") == dialect("") == PLAIN == Dialect()
+
+
+def test_what_stands_behind_bf16_stays_float_where_there_is_no_kernel_for_it() -> None:
+    """ONNX Runtime joins bf16 tensors on the CPU, but does not add them."""
+    net = Net()
+    joined = net.add("Concat", net.add("Relu", "x"), net.add("Sigmoid", "x"), axis=1)
+    y = net.add("Tanh", net.add("Add", joined, net.constant(np.ones((1, 6, 1, 1), np.float32))))
+    proto = finish(net, y, x=("batch", 3, 8, 8))
+    model = open_model(proto)
+    plan = Plan(model.sha256, {"concat_2": Choice(str(BF16), "")}, {})
+    for target in (TARGET, OPENVINO):
+        artifact = model.converted(replace(plan, target=target.name))
+        assert error(run(artifact, images(3), target), run(proto, images(3))) < 0.01
+        assert operators(artifact)["Cast"] == 3
 
 
 def both(name: str) -> tuple[dict[str, Artifact], Plan, onnx.ModelProto]:

@@ -16,12 +16,13 @@ class Dialect:
     """The form of a converted graph.
 
     `gemm`: products by a constant matrix become Gemm with an int32 bias, inputs of higher rank are reshaped;
-    otherwise they stay MatMul and Add. `isolates`: what would tempt the runtime to quantise a float node by itself, or
-    to fuse one to float before it looks for codes, is kept apart. `blocks`: products whose weight alone is in
-    codes become MatMulNBits; otherwise the weight stands behind a DequantizeLinear. `repeats`: reshapes and transposes
-    of codes have quantisers on both sides, not only in front. `attention`: the two products of an attention share a
-    scheme, because the runtime has one kernel for both, which runs in one precision. `emulates`: no codes at all, but
-    a float model that rounds to the values that codes would stand for.
+    otherwise they stay MatMul and Add. `isolates`: what would tempt the runtime to quantise a float node by itself,
+    or to fuse one to float before it looks for codes, is kept apart. `blocks`: products whose weight alone is in
+    codes become MatMulNBits; otherwise the weight stands behind a DequantizeLinear. `repeats`: reshapes and
+    transposes of codes have quantisers on both sides, not only in front. `attention`: the two products of an
+    attention share a scheme, because the runtime has one kernel for both, which runs in one precision. `spreads`:
+    what stands between bf16 products without being a group computes in bf16, too, for which the runtime must have
+    kernels. `emulates`: no codes at all, but a float model that rounds to the values that codes would stand for.
     """
 
     gemm: bool = False
@@ -29,6 +30,7 @@ class Dialect:
     blocks: bool = False
     repeats: bool = False
     attention: bool = False
+    spreads: bool = True
     emulates: bool = False
 
 
@@ -36,7 +38,7 @@ PLAIN: Final = Dialect()
 """Q/DQ pairs and casts around the nodes as they are: what most runtimes fuse best."""
 
 _DIALECTS: Final[Mapping[str, Dialect]] = {
-    "onnxruntime": Dialect(gemm=True, isolates=True, blocks=True, repeats=True),
+    "onnxruntime": Dialect(gemm=True, isolates=True, blocks=True, repeats=True, spreads=False),
     "openvino": Dialect(attention=True),
     "simulated": Dialect(emulates=True),
 }

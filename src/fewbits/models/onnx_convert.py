@@ -99,7 +99,7 @@ def _coded(
         CorrectBiases(groups, coded, ChainMap(dict(plan.means), means)),
         InsertQuantizers(groups, coded, placement, ChainMap(dict(plan.ranges), aliases)),
         CastOperands(groups, schemes),
-        SpreadCasts(_decided(lowered, groups.values()), _endless(lowered)),
+        *((SpreadCasts(_decided(lowered, groups.values()), _endless(lowered)),) if form.spreads else ()),
         CancelCasts(),
         common.RemoveUnusedNodesPass(),
         *((IsolateFloat(static), SeparateActivations(static), ShieldBodies()) if form.isolates else ()),
