@@ -32,10 +32,10 @@ from fewbits.flow.job import Job, Wish
 from fewbits.flow.looks import Look, correction
 from fewbits.flow.placing import place
 from fewbits.flow.pricing import price
+from fewbits.flow.remedies.smooth import smooth
 from fewbits.flow.scratch import scratch_folder
 from fewbits.flow.setup import Request, open_request
 from fewbits.flow.site import Site
-from fewbits.flow.smooth import smooth
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.plan import Plan
 from fewbits.progress import Progress

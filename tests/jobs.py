@@ -10,12 +10,12 @@ from pathlib import Path
 from fewbits.budget import Budget
 from fewbits.costs.place import default_path
 from fewbits.data import DataSource
-from fewbits.flow.effort import FULL, Effort
+from fewbits.flow.goals.effort import FULL, Effort
 from fewbits.flow.job import Asked, Job, Wish
 from fewbits.flow.pricing import price
+from fewbits.flow.remedies.smooth import smooth
 from fewbits.flow.setup import Opened, Request, open_request
 from fewbits.flow.site import Site
-from fewbits.flow.smooth import smooth
 from fewbits.limits import UNLIMITED, Limits
 from fewbits.models import ModelSource
 from fewbits.progress import Progress, Silent

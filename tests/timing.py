@@ -21,7 +21,17 @@ from fewbits.formats.scheme import Scheme
 from fewbits.grouping import Group
 from fewbits.measurement import Comparison, Interval, Latency, Measure, MemoryComparison
 
-STAGES = ("accepting", "placing", "screening", "searching", "benching", "floats", "looks", "limited", "most_accurate")
+STAGES = (
+    "accepting",
+    "placing",
+    "screening",
+    "searching",
+    "benching",
+    "floats",
+    "looks",
+    "goals.limited",
+    "most_accurate",
+)
 _SECOND = 1e-4
 _POINTS = 12
 

@@ -8,8 +8,8 @@ from math import inf
 
 import pytest
 
-from fewbits.flow.deadline import Deadline, Stage
-from fewbits.flow.pace import Pace, Work
+from fewbits.flow.time.deadline import Deadline, Stage
+from fewbits.flow.time.pace import Pace, Work
 from fewbits.store import Journal
 from fewbits.store.journal import MemoryLines
 

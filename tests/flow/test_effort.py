@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from fewbits.errors import UsageError
-from fewbits.flow.effort import FULL, Effort, Level
+from fewbits.flow.goals.effort import FULL, Effort, Level
 
 
 def test_as_users_give_it() -> None:

@@ -17,9 +17,9 @@ from conversion import OPENVINO, TARGET, planned, run
 from digits_network import Network, trained
 from fewbits.data.batches import Batch
 from fewbits.flow.calibrate import calibrate
-from fewbits.flow.equalise import equalise
 from fewbits.flow.job import Job, Wish
-from fewbits.flow.smooth import smooth
+from fewbits.flow.remedies.equalise import equalise
+from fewbits.flow.remedies.smooth import smooth
 from fewbits.formats.scheme import INT8_TENSOR, UINT8_TENSOR, Scheme
 from fewbits.models import open_model
 from fewbits.models.protocol import Artifact

@@ -8,7 +8,7 @@ import builders
 import fewbits
 from fewbits.budget import ANY_LOSS, Budget
 from fewbits.errors import UsageError
-from fewbits.flow.goal import budget_of, check_goal
+from fewbits.flow.goals.goal import budget_of, check_goal
 from fewbits.limits import UNLIMITED, Limits
 from fewbits.verify.acceptance import Objective
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 from fewbits.costs.key import RegionCost
 from fewbits.costs.measured import Wanted
 from fewbits.costs.table import CostTable
-from fewbits.flow.deadline import Deadline
-from fewbits.flow.pace import Pace
 from fewbits.flow.probing import probe_in_time
+from fewbits.flow.time.deadline import Deadline
+from fewbits.flow.time.pace import Pace
 from fewbits.formats.scheme import FP32, INT8_DYNAMIC, INT8_STATIC, Scheme
 from fewbits.store import Journal
 from fewbits.store.journal import MemoryLines

@@ -15,7 +15,7 @@ from builders import FEATURES, Array, Net
 from conversion import error, run
 from fewbits.flow.calibrate import calibrate
 from fewbits.flow.job import Job, Wish
-from fewbits.flow.ranging import choose_ranges
+from fewbits.flow.remedies.ranging import choose_ranges
 from fewbits.plan import Plan
 from jobs import job, opened, site
 from timing import Timing
@@ -62,7 +62,7 @@ def test_it_is_at_least_as_close_as_any_method(tmp_path: Path) -> None:
 def test_it_is_done_once_in_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, plan, ranges = ready(tmp_path)
     first = choose_ranges(one, plan, ranges)
-    monkeypatch.setattr("fewbits.flow.ranging.descend", None)
+    monkeypatch.setattr("fewbits.flow.remedies.ranging.descend", None)
     assert choose_ranges(one, plan, ranges) == first
 
 

@@ -13,11 +13,11 @@ from builders import FEATURES, mlp_gelu
 from conversion import error, run
 from fewbits.codes import FILE, beside
 from fewbits.errors import PlanError
-from fewbits.flow import refining
 from fewbits.flow.conversions import plan_key
 from fewbits.flow.job import Job, Wish
 from fewbits.flow.pricing import price
-from fewbits.flow.refining import refine
+from fewbits.flow.remedies import refining
+from fewbits.flow.remedies.refining import refine
 from fewbits.formats.scheme import INT4_BLOCKS, INT4_SHIFTED_BLOCKS, INT8_BLOCKS, Scheme
 from fewbits.models import open_model
 from fewbits.progress import Silent

@@ -10,7 +10,7 @@ import pytest
 import builders
 from fewbits.demo import demo_calibration, demo_data, demo_model
 from fewbits.errors import ModelError, TargetError
-from fewbits.flow.effort import Effort
+from fewbits.flow.goals.effort import Effort
 from fewbits.flow.setup import Opened
 from fewbits.limits import Limits
 from fewbits.progress import Silent

@@ -19,9 +19,9 @@ from fewbits.data.batches import Array
 from fewbits.demo import demo_calibration, demo_data, demo_model
 from fewbits.errors import UsageError
 from fewbits.flow.calibrate import calibrate
-from fewbits.flow.forecast import Forecast
+from fewbits.flow.hardware.forecast import Forecast
+from fewbits.flow.hardware.widths import calibrate_widths
 from fewbits.flow.inspecting import convert
-from fewbits.flow.widths import calibrate_widths
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import FP32, INT8_STATIC, Scheme, integers

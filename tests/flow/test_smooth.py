@@ -11,7 +11,7 @@ import pytest
 from builders import Array, Net
 from fewbits.flow.calibrate import calibrate
 from fewbits.flow.job import Job, Wish
-from fewbits.flow.smooth import smooth, with_smoothed
+from fewbits.flow.remedies.smooth import smooth, with_smoothed
 from fewbits.formats.scheme import INT8_SMOOTHED
 from fewbits.smoothing import parse
 from jobs import job, opened

@@ -14,7 +14,7 @@ from fewbits.costs.correction import Correction
 from fewbits.demo import demo_calibration, demo_data, demo_model
 from fewbits.errors import UsageError
 from fewbits.flow.allocating import Costing
-from fewbits.flow.goal import objective_of, streams_of
+from fewbits.flow.goals.goal import objective_of, streams_of
 from fewbits.measurement import Measure
 from fewbits.outcome import Outcome
 from fewbits.report.text import render

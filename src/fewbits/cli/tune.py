@@ -165,7 +165,7 @@ def tune(
     # Frameworks load when there is work for them, so that --help and errors in options are quick.
     from fewbits import flow
     from fewbits.data import ImageOptions
-    from fewbits.flow.goal import objective_of
+    from fewbits.flow.goals.goal import objective_of
     from fewbits.report.text import summary
     from fewbits.space import Rule
     from fewbits.store import RunFile, finished_steps

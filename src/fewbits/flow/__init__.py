@@ -1,16 +1,14 @@
 """The spine: what the command line and Python callers start.
 
-Where to look: ``tuning`` has the order of the stages, which are ``floats``, ``smooth``, ``pricing`` (``probing``),
-``calibrate``, ``placing``, ``screening``, ``searching`` and ``accepting`` (``summing_up`` for the record).
+Where to look: ``tuning`` has the order of the stages, which are ``floats``, ``remedies`` (what is done to the model
+before it is quantised), ``pricing`` (``probing``), ``calibrate``, ``placing``, ``screening``, ``searching`` and
+``accepting`` (``summing_up`` for the record).
 
-* Before them: ``goal`` and ``effort`` read what is asked, ``setup`` opens it; stages share ``job`` and ``site``.
+* Before them: ``goals`` reads what is asked, ``setup`` opens it; stages share ``job`` and ``site``.
 * Of the search: ``ranking`` (``unranked``), ``climbing``, ``looks``, ``allocating``; ``most_accurate`` for the least
-  loss within limits; ``simulating``, ``forecast``, ``widths`` for hardware that is not at hand.
-* Limits of what is served: ``limited``, ``bounded``; memory: ``memory``, ``footprint``.
-* Limits of what a run takes: ``deadline``, ``pace``, ``schedule``.
-* Of all: ``conversions``, ``sessions``, ``scratch``, ``names``, ``result``.
-* Remedies: ``equalise``, ``smooth``, ``refining``, ``correcting``, ``ranging``; ``explaining`` tells of them, by
-  ``remedies`` and ``products``.
+  loss within limits; ``memory``, ``footprint`` where memory counts; ``hardware`` for what is not at hand.
+* What a run takes, and its limits: ``time``.
+* Of all: ``conversions``, ``sessions``, ``shelf``, ``scratch``, ``names``, ``result``.
 * Other commands: ``benching``, ``inspecting``, ``running``, ``serving``.
 """
 

@@ -12,11 +12,11 @@ from fewbits.evaluation import Scores
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import EVALUATION_BATCH, Job
 from fewbits.flow.names import ORIGINAL, TUNED
-from fewbits.flow.schedule import most_trials, tell
 from fewbits.flow.screening import Screened, not_executed, profile
 from fewbits.flow.searching import Searched
 from fewbits.flow.sessions import predictor
 from fewbits.flow.site import Site
+from fewbits.flow.time.schedule import most_trials, tell
 from fewbits.formats.scheme import FP32
 from fewbits.measurement import Comparison, MemoryComparison
 from fewbits.memory import compare_memory

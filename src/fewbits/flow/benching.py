@@ -9,7 +9,7 @@ from pathlib import Path
 from fewbits.benchmark import Candidate, compare
 from fewbits.data import DataSource, open_data
 from fewbits.errors import ModelError, UsageError
-from fewbits.flow.goal import objective_of, streams_of
+from fewbits.flow.goals.goal import objective_of, streams_of
 from fewbits.flow.scratch import scratch_folder, write_scratch
 from fewbits.flow.sessions import call_inputs
 from fewbits.graph import Tensor

@@ -12,8 +12,8 @@ from fewbits.data.batches import Arrays, Batch, Dataset
 from fewbits.data.padding import batch_size, pad
 from fewbits.evaluation import Predict
 from fewbits.flow.job import Job
+from fewbits.flow.remedies.smooth import with_smoothed
 from fewbits.flow.sessions import predictor
-from fewbits.flow.smooth import with_smoothed
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.scheme import Scheme
 from fewbits.graph import Graph

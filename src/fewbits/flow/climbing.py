@@ -10,15 +10,15 @@ from typing import Final
 from fewbits.costs.correction import Correction
 from fewbits.flow.allocating import SECONDS, Costing, aim_of
 from fewbits.flow.conversions import plan_key
-from fewbits.flow.deadline import Stage
 from fewbits.flow.floats import Floats
+from fewbits.flow.goals.limited import fits_file, foreseen
 from fewbits.flow.job import Asked, Job, Wish
-from fewbits.flow.limited import fits_file, foreseen
 from fewbits.flow.looks import Look, baseline, correction, look, originals
-from fewbits.flow.pace import Work
 from fewbits.flow.ranking import rank
-from fewbits.flow.schedule import acceptance_seconds, trace_seconds, trial_seconds
 from fewbits.flow.site import Site
+from fewbits.flow.time.deadline import Stage
+from fewbits.flow.time.pace import Work
+from fewbits.flow.time.schedule import acceptance_seconds, trace_seconds, trial_seconds
 from fewbits.flow.unranked import completed
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.plan import Plan

@@ -8,7 +8,7 @@ from fewbits.benchmark import compare
 from fewbits.flow.job import Job
 from fewbits.flow.memory import least, original_on_each
 from fewbits.flow.names import ORIGINAL
-from fewbits.flow.pace import Work
+from fewbits.flow.time.pace import Work
 from fewbits.measurement import Comparison, MemoryComparison
 from fewbits.verify.acceptance import Objective
 

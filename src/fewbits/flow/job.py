@@ -12,13 +12,13 @@ from fewbits.data.batches import Arrays, Batch
 from fewbits.errors import ModelError
 from fewbits.evaluation import Evaluator, Predict
 from fewbits.flow.conversions import Conversions
-from fewbits.flow.deadline import Deadline
-from fewbits.flow.effort import Level
-from fewbits.flow.pace import Pace
-from fewbits.flow.remedies import Remedies
+from fewbits.flow.goals.effort import Level
+from fewbits.flow.remedies.tried import Remedies
 from fewbits.flow.scratch import write_scratch
 from fewbits.flow.shelf import Shelf
 from fewbits.flow.site import Site
+from fewbits.flow.time.deadline import Deadline
+from fewbits.flow.time.pace import Pace
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group

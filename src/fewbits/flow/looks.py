@@ -13,8 +13,8 @@ from fewbits.flow.allocating import Costing
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Job
 from fewbits.flow.names import ORIGINAL
-from fewbits.flow.pace import Work
 from fewbits.flow.site import Site
+from fewbits.flow.time.pace import Work
 from fewbits.measurement import Comparison
 from fewbits.plan import Plan
 

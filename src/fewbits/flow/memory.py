@@ -8,7 +8,7 @@ from statistics import median
 from fewbits.benchmark import Candidate
 from fewbits.flow.job import Job
 from fewbits.flow.names import ORIGINAL
-from fewbits.flow.pace import Work
+from fewbits.flow.time.pace import Work
 from fewbits.measurement import MemoryComparison
 from fewbits.memory import ROUNDS, compare_memory
 

@@ -13,15 +13,15 @@ from typing import Final
 from fewbits.benchmark import compare
 from fewbits.evaluation import Scores
 from fewbits.flow.climbing import climb
-from fewbits.flow.deadline import Stage
 from fewbits.flow.floats import Floats
+from fewbits.flow.goals.limited import original_figures, quick_seconds
 from fewbits.flow.job import Job
-from fewbits.flow.limited import original_figures, quick_seconds
 from fewbits.flow.looks import Look
-from fewbits.flow.pace import Work
-from fewbits.flow.schedule import acceptance_seconds, most_trials, tell, trial_seconds
 from fewbits.flow.searching import Made, Searched, front_rows, trial
 from fewbits.flow.site import Site
+from fewbits.flow.time.deadline import Stage
+from fewbits.flow.time.pace import Work
+from fewbits.flow.time.schedule import acceptance_seconds, most_trials, tell, trial_seconds
 from fewbits.measurement import Latency
 from fewbits.plan import Plan
 from fewbits.search.ascent import Ascent

@@ -15,13 +15,13 @@ from fewbits.benchmark import Candidate, compare
 from fewbits.costs.correction import Correction
 from fewbits.flow.allocating import Costing, aim_of
 from fewbits.flow.floats import Floats
+from fewbits.flow.goals.limited import foreseen
 from fewbits.flow.job import Asked, Job, Wish
-from fewbits.flow.limited import foreseen
 from fewbits.flow.looks import Look, baseline, look, originals
 from fewbits.flow.memory import peaks
-from fewbits.flow.pace import Work
-from fewbits.flow.schedule import finalists_in_time
 from fewbits.flow.site import Site
+from fewbits.flow.time.pace import Work
+from fewbits.flow.time.schedule import finalists_in_time
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Kind
 from fewbits.grouping import Group

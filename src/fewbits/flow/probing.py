@@ -9,7 +9,7 @@ from typing import Final
 from fewbits.costs.key import RegionCost
 from fewbits.costs.measured import Wanted
 from fewbits.costs.table import CostTable
-from fewbits.flow.deadline import Deadline, Stage
+from fewbits.flow.time.deadline import Deadline, Stage
 from fewbits.formats.scheme import Scheme
 
 _SHARE: Final = 1 / 3

@@ -12,9 +12,9 @@ from fewbits.evaluation import Predict
 from fewbits.flow.allocating import Costing
 from fewbits.flow.calibrate import outputs, search_sample, under
 from fewbits.flow.job import EVALUATION_BATCH, Job
-from fewbits.flow.pace import Work
-from fewbits.flow.schedule import ranking_ends
 from fewbits.flow.site import Site
+from fewbits.flow.time.pace import Work
+from fewbits.flow.time.schedule import ranking_ends
 from fewbits.formats.scheme import FP32, INT8_TENSOR, UINT8_TENSOR, Scheme
 from fewbits.graph import Kind
 from fewbits.plan import Choice, Plan

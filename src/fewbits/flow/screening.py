@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from fewbits.attribution import Share, attribute
 from fewbits.benchmark import compare
 from fewbits.flow.job import Job, asked
-from fewbits.flow.pace import Work
-from fewbits.flow.schedule import screening_fits
 from fewbits.flow.site import Site
+from fewbits.flow.time.pace import Work
+from fewbits.flow.time.schedule import screening_fits
 from fewbits.formats.scheme import Scheme
 from fewbits.models.protocol import Artifact
 from fewbits.plan import Plan

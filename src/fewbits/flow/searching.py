@@ -12,17 +12,17 @@ from fewbits.costs.correction import Correction
 from fewbits.evaluation import Scores
 from fewbits.flow.climbing import climb
 from fewbits.flow.conversions import plan_key
-from fewbits.flow.deadline import Stage
 from fewbits.flow.floats import Floats
+from fewbits.flow.goals.limited import fits
 from fewbits.flow.job import EVALUATION_BATCH, Job, Wish
-from fewbits.flow.limited import fits
 from fewbits.flow.looks import Look, correction
 from fewbits.flow.memory import peaks
 from fewbits.flow.names import ORIGINAL
-from fewbits.flow.pace import Work
-from fewbits.flow.schedule import Punctual, acceptance_seconds, most_trials, tell, trials_left
 from fewbits.flow.sessions import predictor
 from fewbits.flow.site import Site
+from fewbits.flow.time.deadline import Stage
+from fewbits.flow.time.pace import Work
+from fewbits.flow.time.schedule import Punctual, acceptance_seconds, most_trials, tell, trials_left
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.plan import Plan
 from fewbits.record import FrontRow, TrialRow

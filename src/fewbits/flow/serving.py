@@ -17,7 +17,7 @@ from fewbits.data import DataSource, open_data
 from fewbits.data.batches import Array
 from fewbits.data.padding import batch_size, pad
 from fewbits.errors import UsageError
-from fewbits.flow.products import as_product
+from fewbits.flow.remedies.products import as_product
 from fewbits.formats.integer import INT8R, UINT8, IntFormat
 from fewbits.formats.numerics.affine import of_range
 from fewbits.formats.scaled import ScaledFormat

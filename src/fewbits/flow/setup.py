@@ -16,15 +16,15 @@ from fewbits.data.batches import Arrays
 from fewbits.errors import DataError, ModelError, UsageError
 from fewbits.evaluation import Direction, Evaluator, Predict
 from fewbits.flow.conversions import Conversions
-from fewbits.flow.deadline import Deadline
-from fewbits.flow.effort import FULL, Effort
-from fewbits.flow.goal import check_goal, streams_of
+from fewbits.flow.goals.effort import FULL, Effort
+from fewbits.flow.goals.goal import check_goal, streams_of
 from fewbits.flow.job import Job, refuse_quantised
-from fewbits.flow.pace import Pace
 from fewbits.flow.serving import suited
 from fewbits.flow.sessions import call_inputs, predictor
 from fewbits.flow.shelf import Shelf
 from fewbits.flow.site import Site
+from fewbits.flow.time.deadline import Deadline
+from fewbits.flow.time.pace import Pace
 from fewbits.grouping import Group, group
 from fewbits.limits import UNLIMITED, Limits
 from fewbits.models import ModelSource, open_model

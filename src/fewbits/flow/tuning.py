@@ -16,31 +16,31 @@ from fewbits.data import DataSource, ImageOptions
 from fewbits.errors import MetricError
 from fewbits.evaluation import Scores
 from fewbits.flow.accepting import Decision, accept, decline, refuse
-from fewbits.flow.bounded import bounded, keep, original_misses, original_suffices
 from fewbits.flow.calibrate import calibrate, choose
-from fewbits.flow.correcting import correct
-from fewbits.flow.effort import Effort, Level
-from fewbits.flow.equalise import equalise
-from fewbits.flow.explaining import explain
 from fewbits.flow.floats import Floats, time_floats
-from fewbits.flow.goal import budget_of, objective_of
+from fewbits.flow.goals.bounded import bounded, keep, original_misses, original_suffices
+from fewbits.flow.goals.effort import Effort, Level
+from fewbits.flow.goals.goal import budget_of, objective_of
+from fewbits.flow.hardware.simulating import simulate
 from fewbits.flow.job import EVALUATION_BATCH, Job, asked
 from fewbits.flow.looks import correction
 from fewbits.flow.most_accurate import search_most_accurate
-from fewbits.flow.pace import Work
 from fewbits.flow.placing import place, starts
 from fewbits.flow.pricing import price
-from fewbits.flow.ranging import choose_ranges
-from fewbits.flow.refining import refine
+from fewbits.flow.remedies.correcting import correct
+from fewbits.flow.remedies.equalise import equalise
+from fewbits.flow.remedies.explaining import explain
+from fewbits.flow.remedies.ranging import choose_ranges
+from fewbits.flow.remedies.refining import refine
+from fewbits.flow.remedies.smooth import smooth
 from fewbits.flow.result import Result
 from fewbits.flow.scratch import scratch_folder
 from fewbits.flow.screening import Screened, screen, shares
 from fewbits.flow.searching import search
 from fewbits.flow.serving import parse_isa
 from fewbits.flow.setup import Opened, Request, open_request
-from fewbits.flow.simulating import simulate
-from fewbits.flow.smooth import smooth
 from fewbits.flow.summing_up import sum_up
+from fewbits.flow.time.pace import Work
 from fewbits.limits import Limits
 from fewbits.measurement import Interval
 from fewbits.models import ModelSource

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from fewbits.flow.accepting import Decision, all_float, on_fastest
 from fewbits.flow.floats import Floats
+from fewbits.flow.goals.limited import original_figures
 from fewbits.flow.job import Job
-from fewbits.flow.limited import original_figures
 from fewbits.outcome import Outcome
 from fewbits.verify.acceptance import Objective
 from fewbits.verify.within import kept, missed

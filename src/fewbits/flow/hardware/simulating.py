@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from fewbits.evaluation import Scores
 from fewbits.flow.accepting import Decision, all_float, measure_accuracy, refuse
 from fewbits.flow.floats import Floats
-from fewbits.flow.forecast import Forecast, Schemes
+from fewbits.flow.hardware.forecast import Forecast, Schemes
+from fewbits.flow.hardware.widths import WidthRanges, calibrate_widths
 from fewbits.flow.job import Job, Wish
 from fewbits.flow.ranking import harms
-from fewbits.flow.schedule import Punctual, most_trials
 from fewbits.flow.searching import Searched, descend, front_rows, likely
 from fewbits.flow.site import Site
-from fewbits.flow.widths import WidthRanges, calibrate_widths
+from fewbits.flow.time.schedule import Punctual, most_trials
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.outcome import Outcome
 from fewbits.plan import Plan

@@ -12,7 +12,7 @@ from math import inf
 from typing import Final
 
 from fewbits.amounts import DURATION
-from fewbits.flow.pace import Pace
+from fewbits.flow.time.pace import Pace
 from fewbits.store import Journal
 
 _STEP: Final = "time limit"

@@ -10,10 +10,10 @@ import numpy as np
 
 from fewbits.data.padding import batch_size, pad
 from fewbits.flow.calibrate import errors_of
-from fewbits.flow.effort import Level
+from fewbits.flow.goals.effort import Level
 from fewbits.flow.job import Job
-from fewbits.flow.remedies import Remedy, added
-from fewbits.flow.smooth import with_smoothed
+from fewbits.flow.remedies.smooth import with_smoothed
+from fewbits.flow.remedies.tried import Remedy, added
 from fewbits.graph import Kind
 from fewbits.means import text
 from fewbits.plan import Plan, smoothed

@@ -12,8 +12,8 @@ from fewbits.data.batches import Arrays
 from fewbits.data.padding import batch_size, pad
 from fewbits.flow.accepting import Decision
 from fewbits.flow.job import Job
-from fewbits.flow.products import as_product
-from fewbits.flow.remedies import Remedy
+from fewbits.flow.remedies.products import as_product
+from fewbits.flow.remedies.tried import Remedy
 from fewbits.formats.granularity import Channel
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme, integer

@@ -10,8 +10,8 @@ import numpy as np
 
 from fewbits.data.batches import Array, Arrays
 from fewbits.flow.job import Job
-from fewbits.flow.remedies import Remedy, added
-from fewbits.flow.sampled_rows import by_outputs, sampled_rows
+from fewbits.flow.remedies.sampled_rows import by_outputs, sampled_rows
+from fewbits.flow.remedies.tried import Remedy, added
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import INT8_CHANNEL, UINT8_TENSOR
 from fewbits.grouping import Group

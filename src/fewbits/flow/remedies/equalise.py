@@ -17,7 +17,7 @@ from fewbits.data.batches import Array, Arrays
 from fewbits.data.padding import batch_size, pad
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.job import Job
-from fewbits.flow.remedies import Remedy, added
+from fewbits.flow.remedies.tried import Remedy, added
 from fewbits.graph import Kind
 from fewbits.grouping import Group
 from fewbits.models.protocol import Model

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from fewbits.flow.deadline import Stage
 from fewbits.flow.job import Job
-from fewbits.flow.pace import Work
+from fewbits.flow.time.deadline import Stage
+from fewbits.flow.time.pace import Work
 from fewbits.memory import ROUNDS
 from fewbits.report.words import readable_time
 from fewbits.search.descent import Bracketing, Descent

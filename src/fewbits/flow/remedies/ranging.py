@@ -8,8 +8,8 @@ from typing import Final
 
 from fewbits.flow.calibrate import Ranges, outputs, search_sample, under
 from fewbits.flow.job import Job
-from fewbits.flow.pace import Work
-from fewbits.flow.schedule import ranging_ends
+from fewbits.flow.time.pace import Work
+from fewbits.flow.time.schedule import ranging_ends
 from fewbits.grouping import tied
 from fewbits.plan import Plan, smoothed
 from fewbits.refine.ranges import descend

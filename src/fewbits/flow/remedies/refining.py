@@ -16,13 +16,13 @@ import numpy as np
 from fewbits.codes import Codes, name_of
 from fewbits.data.batches import Array
 from fewbits.flow.conversions import Conversions
-from fewbits.flow.effort import Level
+from fewbits.flow.goals.effort import Level
 from fewbits.flow.job import Job
-from fewbits.flow.pace import Work
-from fewbits.flow.remedies import Remedy, added
-from fewbits.flow.sampled_rows import by_outputs, sampled_rows
-from fewbits.flow.schedule import refining_ends
+from fewbits.flow.remedies.sampled_rows import by_outputs, sampled_rows
+from fewbits.flow.remedies.tried import Remedy, added
 from fewbits.flow.site import Site
+from fewbits.flow.time.pace import Work
+from fewbits.flow.time.schedule import refining_ends
 from fewbits.formats.granularity import Group as Block
 from fewbits.formats.qtensor import QTensor
 from fewbits.formats.scaled import ScaledFormat

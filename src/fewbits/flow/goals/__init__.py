@@ -1,0 +1,1 @@
+"""What is asked for: objective, limits, effort; and plans held against them."""

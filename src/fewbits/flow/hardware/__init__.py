@@ -1,0 +1,1 @@
+"""Hardware that is not at hand: emulated, with costs by models of it."""

@@ -1,0 +1,1 @@
+"""The time that a run may take, and what its stages take."""
