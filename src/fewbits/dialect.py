@@ -19,10 +19,10 @@ class Dialect:
     otherwise they stay MatMul and Add. `isolates`: what would tempt the runtime to quantise a float node by itself,
     or to fuse one to float before it looks for codes, is kept apart. `blocks`: products whose weight alone is in
     codes become MatMulNBits; otherwise the weight stands behind a DequantizeLinear. `repeats`: reshapes and
-    transposes of codes have quantisers on both sides, not only in front. `attention`: the two products of an
-    attention share a scheme, because the runtime has one kernel for both, which runs in one precision. `spreads`:
-    what stands between bf16 products without being a group computes in bf16, too, for which the runtime must have
-    kernels. `emulates`: no codes at all, but a float model that rounds to the values that codes would stand for.
+    transposes of codes have quantisers on both sides, not only in front. `attention`: one kernel runs both products
+    of an attention, with codes or floats for either, but casts only for both. `spreads`: what stands between bf16
+    products without being a group computes in bf16, too, for which the runtime must have kernels. `emulates`: no
+    codes at all, but a float model that rounds to the values that codes would stand for.
     """
 
     gemm: bool = False

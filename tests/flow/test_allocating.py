@@ -14,7 +14,7 @@ from fewbits.costs.table import CostTable
 from fewbits.flow.allocating import BYTES, SECONDS, Costing
 from fewbits.flow.job import Job
 from fewbits.flow.site import Site
-from fewbits.formats.scheme import Scheme
+from fewbits.formats.scheme import BF16, FP32, INT8_SYMMETRIC_PAIR, Scheme
 from jobs import job, opened, site
 
 Drawn = tuple[Job, Site]
@@ -137,8 +137,9 @@ def test_bytes_are_those_of_the_weights(tmp_path: Path) -> None:
     assert weights / 2 < size.value(floats | dict.fromkeys(products, "w:int4r/g32@0")) <= weights * 0.75
 
 
-def test_the_products_of_an_attention_share_a_scheme_where_one_kernel_runs_both(tmp_path: Path) -> None:
-    """OpenVINO runs a mixed attention in pieces; inside the kernel nothing is converted."""
+def test_the_products_of_an_attention_are_cast_together_where_one_kernel_runs_both(tmp_path: Path) -> None:
+    """OpenVINO runs an attention of which one product is cast in pieces; with codes for the scores and floats behind
+    it is one kernel. Inside it nothing is converted."""
     case = builders.CASES["transformer"]
     one = job(opened(case.model(0), case.inputs(70, 0), target="auto"), tmp_path)
     onnxruntime, openvino = (Costing(one, one.site(name)) for name in ("onnxruntime:cpu", "openvino:cpu"))
@@ -146,8 +147,15 @@ def test_the_products_of_an_attention_share_a_scheme_where_one_kernel_runs_both(
     pair, *_ = openvino.together
     kinds = {group.name: group for group in one.groups}
     assert all(kinds[name].is_product and not kinds[name].weight for name in pair)
-    allocation = openvino.allocation({}, Correction())
-    assert pair in [names for names, _ in allocation.blocks()]
+    seconds = openvino.seconds(Correction())
+    codes = str(INT8_SYMMETRIC_PAIR)
+    floats = dict.fromkeys(openvino.names, str(FP32))
+
+    def cost(*schemes: str) -> float:
+        return seconds.value(floats | dict(zip(pair, schemes, strict=True)))
+
+    assert max(cost(codes, codes), cost(codes, str(FP32)), cost(str(BF16), str(BF16))) < 1
+    assert min(cost(str(BF16), codes), cost(str(FP32), str(BF16)), cost(codes, str(BF16))) > 1
 
 
 def test_nothing_is_converted_inside_an_attention(tmp_path: Path) -> None:

@@ -37,9 +37,9 @@ def aim_of(job: Job) -> str:
 
 
 class Costing:
-    """What the choices on one site cost, from its table. A choice names a scheme text for every group of `names`, the
-    same one for both groups of each pair of `together`. Where throughput counts, seconds are those of a sample: a
-    call's, divided among all samples that are in work."""
+    """What the choices on one site cost, from its table. A choice names a scheme text for every group of `names`;
+    if one group of a pair of `together`, the two products of an attention, is cast, so is the other. Where
+    throughput counts, seconds are those of a sample: a call's, divided among all samples that are in work."""
 
     def __init__(self, job: Job, site: Site) -> None:
         self._site = site
@@ -69,7 +69,7 @@ class Costing:
             }
             for name in self.names
         }
-        return Additive(SECONDS, costs, tuple(self._crossings(between)), correction.rest)
+        return Additive(SECONDS, costs, (*self._crossings(between), *self._inside(costs)), correction.rest)
 
     def bytes(self) -> Additive:
         """Bytes of the weights in the file, about: scales and zero points are left out."""
@@ -91,7 +91,7 @@ class Costing:
         ]
         # Peaks are many rows for the solver, so only where they count.
         memory = (self.memory(),) if self._objective is Objective.MEMORY else ()
-        return Allocation(items, (self.seconds(correction), self.bytes(), *memory), ties=self.together)
+        return Allocation(items, (self.seconds(correction), self.bytes(), *memory))
 
     def parts(self, choice: Choice, measured: float) -> Parts:
         """The predicted seconds of `choice` by what a correction can scale."""
@@ -122,7 +122,8 @@ class Costing:
     def _crossings(self, factor: float) -> list[Crossing]:
         found = []
         for edge in self._neighbours.edges:
-            if edge.first not in self.options or edge.second not in self.options:
+            ends = edge.first, edge.second
+            if ends in self.together or not {*ends} <= set(self.options):
                 continue
             operands = max(1, len(self._groups[edge.second].operands))
             leave = {
@@ -138,6 +139,17 @@ class Costing:
                 for option in (*self.options[edge.first], *self.options[edge.second])
             }
             found.append(Crossing(edge.first, edge.second, domains, domains, leave, enter))
+        return found
+
+    def _inside(self, costs: Mapping[str, Mapping[str, float]]) -> list[Crossing]:
+        """One kernel runs both products of an attention: with codes or floats for either, but casts only for both; in
+        pieces it takes longer than anything that the other choices could save."""
+        forbidden = 1.0 + sum(max(options.values()) for options in costs.values())
+        found = []
+        for first, second in self.together:
+            options = dict.fromkeys((*self.options[first], *self.options[second]))
+            kinds = {option: option if Scheme.parse(option).is_cast else "" for option in options}
+            found.append(Crossing(first, second, kinds, kinds, dict.fromkeys(options, forbidden)))
         return found
 
     def _stored(self, group: Group, scheme: Scheme) -> float:

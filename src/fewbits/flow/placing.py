@@ -24,7 +24,7 @@ from fewbits.flow.time.pace import Work
 from fewbits.flow.time.schedule import finalists_in_time
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Kind
-from fewbits.grouping import Group
+from fewbits.grouping import Group, attentions
 from fewbits.measurement import Comparison
 from fewbits.plan import Plan
 from fewbits.search.milp import solve
@@ -33,7 +33,8 @@ from fewbits.search.program import init
 PREDICTED: Final = "best predicted"
 _POOLS_AND_SUMS = frozenset({Kind.ADD, Kind.CONCAT, Kind.AVERAGE_POOL, Kind.GLOBAL_AVERAGE_POOL})
 _SMOOTHED = ", smoothed"
-_ALONE = ("weighted products", "all products")
+_SCORES = "weighted products and attention scores"
+_ALONE = ("weighted products", "all products", _SCORES)
 _WHY = "low precision pays in this plan, measured end to end"
 _ROUNDS = 8
 _FINALISTS = 4
@@ -93,12 +94,18 @@ def _predicted(job: Job, site: Site) -> Mapping[str, Asked]:
 
 
 def _structural(job: Job, site: Site) -> Mapping[str, Asked]:
+    scores = {first for first, _ in attentions(job.graph, job.groups)}
+
+    def weighted_or_scores(group: Group) -> bool:
+        return _is_weighted(group) or group.name in scores
+
+    variants = {**_VARIANTS, _SCORES: weighted_or_scores}
     flavours = {"": site.space.coded, ", symmetric": site.space.symmetric, _SMOOTHED: site.space.smoothed}
     return {
         f"{name}{flavour}": {
             group.name: Wish(coded[group.name], _WHY) for group in job.groups if group.name in coded and takes(group)
         }
-        for name, takes in _VARIANTS.items()
+        for name, takes in variants.items()
         for flavour, coded in flavours.items()
         # What a division costs is the same whatever stands around the products.
         if name in _ALONE or flavour != _SMOOTHED
