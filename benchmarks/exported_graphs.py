@@ -35,7 +35,7 @@ from fewbits.errors import FewbitsError
 from fewbits.targets.probe import this_machine
 
 THREADS = 2
-SECONDS = 60.0
+SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,14 @@ def tuned(name: str, exporter: str, path: Path, inputs: Inputs, peers: Mapping[s
     start = perf_counter()
     try:
         result = fewbits.tune(
-            path, inputs, evaluate="cosine", max_loss=0.02, threads=THREADS, max_seconds=SECONDS, max_trials=2
+            path,
+            inputs,
+            evaluate="cosine",
+            max_loss=0.05,
+            objective="size",
+            threads=THREADS,
+            max_seconds=SECONDS,
+            max_trials=2,
         )
     except FewbitsError as error:
         return Outcome(name, exporter, nodes, "refused", str(error), 1.0, 0.0, perf_counter() - start, peers)

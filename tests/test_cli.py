@@ -161,6 +161,7 @@ def test_tune_hands_every_option_on(calls: Calls) -> None:
         *("--rule", "conv_1*=fp32", "--rule", "*=int8", "--force"),
         *("--max-latency", "5ms", "--max-size", "20MB", "--max-trials", "3", "--max-time", "10m"),
         *("--image-size", "224x320", "--mean", "0.5,0.4,0.3", "--std", "0.25"),
+        *("--effort", "high", "--serve-on", "avx2"),
     )
     assert code == 0
     ((arguments, options),) = calls.tuned
@@ -176,10 +177,12 @@ def test_tune_hands_every_option_on(calls: Calls) -> None:
         "max_size": "20MB",
         "max_trials": 3,
         "max_seconds": "10m",
+        "effort": "high",
         "target": "onnxruntime:cpu",
         "threads": 2,
         "batch": 8,
         "streams": 4,
+        "serve_on": "avx2",
         "calibration_method": "entropy",
         "sensitivity": "kl",
         "rules": (Rule.parse("conv_1*=fp32"), Rule.parse("*=int8")),

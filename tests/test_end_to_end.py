@@ -80,9 +80,11 @@ def assert_consistent(record: RunRecord, folder: Path, original: bytes) -> None:
     unreachable = record.outcome is Outcome.BUDGET_UNREACHABLE
     by_openvino = record.target == "openvino:cpu"
     expected = FILES | (BEST if unreachable else set()) | (OWN_FORM if by_openvino else set())
-    assert {path.name for path in folder.iterdir()} == expected
     plan, model = Plan.load(folder / "plan.json"), (folder / "model.onnx").read_bytes()
-    assert fewbits.convert(original, plan).content == model
+    best = Plan.load(folder / "best_plan.json") if unreachable else plan
+    expected |= {"codes.safetensors"} if plan.codes or best.codes else set()
+    assert {path.name for path in folder.iterdir()} == expected
+    assert fewbits.convert(original, folder / "plan.json").content == model
     assert (model == original) == (record.outcome is not Outcome.MET)
     assert (folder / "report.txt").read_text() == render(record)
     low = {row.name for row in record.groups if row.scheme != "fp32"}
@@ -852,7 +854,7 @@ def test_weights_beside_the_model_are_part_of_it(timed: Timing, tmp_path: Path) 
     result = tune(tmp_path / "m.onnx", demo_data(), calibration_method="minmax")
     assert result.outcome is Outcome.MET
     assert result.record.original_bytes > 250_000
-    assert fewbits.convert(tmp_path / "m.onnx", result.plan).content == result.artifact.content
+    assert fewbits.convert(tmp_path / "m.onnx", result.plan, codes=result.codes).content == result.artifact.content
     predict(result.artifact.content, {"image": digits()["image"][:1]})
 
 
@@ -921,8 +923,10 @@ def test_every_stage_is_told_in_order(timed: Timing) -> None:
     assert found == [
         "open model and data",
         "evaluate the original",
+        "even out channels",
         "find channels to smooth",
         "convert plans to begin with",
+        "choose biases",
         "profile groups",
         "evaluate plans",
         "rank groups",
@@ -931,6 +935,7 @@ def test_every_stage_is_told_in_order(timed: Timing) -> None:
         "trace the front",
         "evaluate plans",
         "evaluate for acceptance",
+        "explain losses",
     ]
     assert any("plans over the original on onnxruntime:cpu" in text for text in told.said)
 
@@ -961,7 +966,7 @@ def test_each_model_is_converted_once(timed: Timing, monkeypatch: pytest.MonkeyP
     assert result.outcome is Outcome.MET
     distinct: list[Sequence[object]] = []
     for plan in converted:
-        one = (sorted((name, str(plan.scheme(name))) for name in plan.low), dict(plan.ranges))
+        one = (sorted((name, str(plan.scheme(name))) for name in plan.low), dict(plan.ranges), dict(plan.means))
         if one not in distinct:
             distinct.append(one)
     assert len(converted) == len(distinct)

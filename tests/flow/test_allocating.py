@@ -155,7 +155,7 @@ def test_the_products_of_an_attention_are_cast_together_where_one_kernel_runs_bo
         return seconds.value(floats | dict(zip(pair, schemes, strict=True)))
 
     assert max(cost(codes, codes), cost(codes, str(FP32)), cost(str(BF16), str(BF16))) < 1
-    assert min(cost(str(BF16), codes), cost(str(FP32), str(BF16)), cost(codes, str(BF16))) > 1
+    assert min(cost(str(BF16), codes), cost(str(FP32), str(BF16)), cost(codes, str(BF16))) >= 1
 
 
 def test_nothing_is_converted_inside_an_attention(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from fewbits.flow.conversions import Conversions
 from fewbits.models.protocol import Artifact
@@ -40,6 +41,13 @@ def test_groups_and_ranges_both_make_another_model() -> None:
     model, artifacts = converted([plan("a"), plan("a", "b"), plan("a", high=2.0)])
     assert len({artifact.content for artifact in artifacts}) == 3
     assert len(model.converted_plans) == 3
+
+
+def test_whatever_changes_weights_makes_another_model() -> None:
+    changes = [{}, {"codes": {"a": "1f"}}, {"means": {"x": "0.1: 3"}}]
+    changes += [{"equalised": {"x": "1"}}, {"smoothing": {"x": "1"}}]
+    model, _ = converted([replace(plan("a"), **change) for change in (*changes, *changes[-2:])])
+    assert len(model.converted_plans) == len(changes)
 
 
 def test_each_runtime_has_its_own_form() -> None:

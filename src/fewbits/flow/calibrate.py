@@ -18,6 +18,7 @@ from fewbits.formats.integer import IntFormat
 from fewbits.formats.scheme import Scheme
 from fewbits.graph import Graph
 from fewbits.grouping import CARRIERS, Group, tied
+from fewbits.models.protocol import Artifact
 from fewbits.placement import coded_tensors, formats
 from fewbits.plan import Plan, smoothed
 from fewbits.sensitivity.output_error import output_error
@@ -138,7 +139,7 @@ def _errors(job: Job, names: Sequence[str], plan: Callable[[str], Plan], what: s
     reference = list(outputs(job.original, sample))
     errors: dict[str, float] = {}
     for name in names:
-        changed = under(job, plan(name), lambda predict: list(outputs(predict, sample)))
+        changed = kept_under(job, plan(name), lambda predict: list(outputs(predict, sample)))
         errors[name] = output_error(reference, changed).value
         job.progress.advance(f"{name}: relative output error {errors[name]:.3g}")
     return errors
@@ -156,6 +157,15 @@ def outputs(predict: Predict, data: Dataset) -> Iterator[Arrays]:
 
 
 def under(job: Job, plan: Plan, work: Callable[[Predict], T]) -> T:
-    """What `work` makes of the model under `plan`, run on the plan's target."""
-    with job.site(plan.target).target.open(job.model.converted(plan)) as session:
+    """What `work` makes of the model under `plan`, one of many that are not needed again, run on the plan's target."""
+    return _run_as(job, plan, job.model.converted(plan), work)
+
+
+def kept_under(job: Job, plan: Plan, work: Callable[[Predict], T]) -> T:
+    """The same for a plan that later stages may need."""
+    return _run_as(job, plan, job.conversions.of(plan), work)
+
+
+def _run_as(job: Job, plan: Plan, artifact: Artifact, work: Callable[[Predict], T]) -> T:
+    with job.site(plan.target).target.open(artifact) as session:
         return work(predictor(session, job.model.inputs))

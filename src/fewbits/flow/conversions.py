@@ -9,14 +9,20 @@ from fewbits.models.protocol import Artifact, Model
 from fewbits.plan import Plan
 
 _KEPT = 3
-_Key = tuple[str, frozenset[tuple[str, str]], Mapping[str, tuple[float, float]], Mapping[str, str]]
+_Key = tuple[str, frozenset[tuple[str, str]], Mapping[str, tuple[float, float]], tuple[Mapping[str, str], ...]]
 
 
 def plan_key(plan: Plan) -> str:
     """The same for plans that convert to the same model."""
     groups = (f"{name}={plan.scheme(name)} {plan.codes.get(name, '')}".rstrip() for name in sorted(plan.low))
-    text = "\n".join([plan.target, plan.calibration, *groups])
+    corrected = "biases corrected" if plan.means else ""
+    text = "\n".join([plan.target, plan.calibration, corrected, *groups])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _remedies(plan: Plan) -> tuple[Mapping[str, str], ...]:
+    """What of `plan` changes weights and biases besides its schemes."""
+    return plan.codes, plan.equalised, plan.smoothing, plan.means
 
 
 class Conversions:
@@ -30,7 +36,12 @@ class Conversions:
     def of(self, plan: Plan) -> Artifact:
         """The model under `plan`. Raises PlanError if the plan does not fit."""
         # The target decides on the form of the graph, too (`fewbits.dialect`).
-        key = (plan.target, frozenset((name, str(plan.scheme(name))) for name in plan.low), plan.ranges, plan.codes)
+        key = (
+            plan.target,
+            frozenset((name, str(plan.scheme(name))) for name in plan.low),
+            plan.ranges,
+            _remedies(plan),
+        )
         found = next((artifact for known, artifact in self._last if known == key), None)
         artifact = self._model.converted(plan) if found is None else found
         self._last = [(key, artifact), *((known, other) for known, other in self._last if known != key)][:_KEPT]

@@ -117,7 +117,7 @@ def _of_groups(schemes: Mapping[str, Scheme], plan: Plan, codes: Codes) -> Codes
         if name not in codes:
             raise PlanError(
                 f"the plan's codes {name} for the weight of {made} are not there; put the {FILE} of the run beside "
-                "the plan"
+                "the plan, or pass codes=result.codes"
             )
         if codes[name].format != scheme.weight:
             raise PlanError(
