@@ -77,8 +77,8 @@ OPTIMISED = ("bert", "gpt2", "vit", "resnet", "mobilenet v2", "swin")
 
 def graphs(folder: Path) -> Iterator[tuple[str, str, Path, Inputs]]:
     """Name, exporter, file and inputs of every graph that its exporter can write."""
-    for name, make in ARCHITECTURES.items():
-        for exporter in EXPORTERS:
+    for exporter in EXPORTERS:
+        for name, make in ARCHITECTURES.items():
             path = folder / f"{name} {exporter}.onnx".replace(" ", "_")
             torch.manual_seed(0)
             module, inputs = make()
@@ -193,18 +193,19 @@ def main() -> None:
     """Export, tune and store."""
     parser = argparse.ArgumentParser(description="Tune graphs of many exporters.")
     parser.add_argument("--dir", type=Path, help="where the graphs go; a folder that is gone afterwards if not given")
-    parser.add_argument("--only", action="append", help="only architectures whose name holds this; nothing is stored")
+    parser.add_argument("--only", action="append", help="only architectures whose name holds this")
     parser.add_argument("--nncf-python", help="Python of an environment that has NNCF; without it no other tool is run")
     parser.add_argument("--build", action="store_true", help="only export")
+    parser.add_argument("--missing", action="store_true", help="only graphs that have no stored outcome")
     options = parser.parse_args()
     logging.set_verbosity_error()
     os.environ.setdefault("TORCH_LOGS", "-all")
-    found: list[Outcome] = []
+    stored = {(one.name, one.exporter) for one in read()} if options.missing else set()
     with TemporaryDirectory() as scratch:
         folder = options.dir or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for name, exporter, path, inputs in graphs(folder):
-            if options.only and not any(text in name for text in options.only):
+            if (options.only and not any(text in name for text in options.only)) or (name, exporter) in stored:
                 continue
             np.savez(path.with_suffix(".npz"), **inputs)
             if options.build:
@@ -212,16 +213,25 @@ def main() -> None:
                 continue
             peers = _peers(options.nncf_python, path) if options.nncf_python else {}
             one = tuned(name, exporter, path, inputs, peers)
-            found.append(one)
+            add(one)
             print(
                 f"{name}, {exporter}: {one.outcome}, {one.speedup:.2f}x, {one.seconds:.0f} s; {one.reason[:100]}",
                 flush=True,
             )
             for tool, said in peers.items():
                 print(f"  {tool}: {said or 'runs'}", flush=True)
-    if not options.only and not options.build:
-        stored = Stored(tuple(found), results.Taken.now(this_machine(results.PACKAGES)))
-        results.write(STORED.dump_json(stored, indent=1), FILE)
+
+
+def read(path: Path = FILE) -> tuple[Outcome, ...]:
+    """The stored outcomes, none if there is no file."""
+    return STORED.validate_json(path.read_bytes()).outcomes if path.is_file() else ()
+
+
+def add(one: Outcome, path: Path = FILE) -> None:
+    """Store `one` in place of an older one of the same graph."""
+    outcomes = {(other.name, other.exporter): other for other in read(path)} | {(one.name, one.exporter): one}
+    stored = Stored(tuple(outcomes.values()), results.Taken.now(this_machine(results.PACKAGES)))
+    results.write(STORED.dump_json(stored, indent=1), path)
 
 
 def _peers(python: str, path: Path) -> Mapping[str, str]:
