@@ -15,7 +15,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -24,7 +23,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 from transformers.utils import logging
 
@@ -33,42 +31,10 @@ import results
 from exported_architectures import ARCHITECTURES, SAMPLES, First, Inputs
 from fewbits.errors import FewbitsError
 from fewbits.targets.probe import this_machine
+from results import Exported
 
 THREADS = 2
 SECONDS = 20.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One graph: who wrote it, how many nodes it has, what `tune` said (or the error, which is a defect), in which
-    time; and what each other tool did with it, "" for a model that runs."""
-
-    name: str
-    exporter: str
-    nodes: int
-    outcome: str
-    reason: str
-    speedup: float
-    loss: float
-    seconds: float
-    peers: Mapping[str, str]
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """All outcomes, and how they were taken."""
-
-    outcomes: tuple[Outcome, ...]
-    taken: results.Taken
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
-
-
-STORED = TypeAdapter(Stored)
-FILE = results.FOLDER / "exported_graphs.json"
-
 
 EXPORTERS = ("dynamo", "torchscript")
 OPTIMISED = ("bert", "gpt2", "vit", "resnet", "mobilenet v2", "swin")
@@ -161,7 +127,7 @@ def _trees(folder: Path) -> Iterator[tuple[str, str, Path, Inputs]]:
         yield name, "skl2onnx", path, {made.graph.input[0].name: x[:SAMPLES]}
 
 
-def tuned(name: str, exporter: str, path: Path, inputs: Inputs, peers: Mapping[str, str]) -> Outcome:
+def tuned(name: str, exporter: str, path: Path, inputs: Inputs, peers: Mapping[str, str]) -> Exported:
     """What `tune` makes of one graph."""
     nodes = len(onnx.load(path).graph.node)
     start = perf_counter()
@@ -177,14 +143,14 @@ def tuned(name: str, exporter: str, path: Path, inputs: Inputs, peers: Mapping[s
             max_trials=2,
         )
     except FewbitsError as error:
-        return Outcome(name, exporter, nodes, "refused", str(error), 1.0, 0.0, perf_counter() - start, peers)
+        return Exported(name, exporter, nodes, "refused", str(error), 1.0, 0.0, perf_counter() - start, peers)
     except Exception as error:  # noqa: BLE001 - what must not happen is what is looked for
         said = f"{type(error).__name__}: {error}"
-        return Outcome(name, exporter, nodes, "CRASHED", said, 1.0, 0.0, perf_counter() - start, peers)
+        return Exported(name, exporter, nodes, "CRASHED", said, 1.0, 0.0, perf_counter() - start, peers)
     record = result.record
     speedup = result.speedup.value if result.speedup is not None else 1.0
     loss = record.accuracy.loss.value if record.accuracy is not None else 0.0
-    return Outcome(
+    return Exported(
         name, exporter, nodes, str(result.outcome), record.reason, speedup, loss, perf_counter() - start, peers
     )
 
@@ -200,7 +166,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.set_verbosity_error()
     os.environ.setdefault("TORCH_LOGS", "-all")
-    stored = {(one.name, one.exporter) for one in read()} if options.missing else set()
+    stored = {(one.name, one.exporter) for one in results.read_exported()} if options.missing else set()
     with TemporaryDirectory() as scratch:
         folder = options.dir or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
@@ -213,25 +179,13 @@ def main() -> None:
                 continue
             peers = _peers(options.nncf_python, path) if options.nncf_python else {}
             one = tuned(name, exporter, path, inputs, peers)
-            add(one)
+            results.add_exported(one, this_machine(results.PACKAGES))
             print(
                 f"{name}, {exporter}: {one.outcome}, {one.speedup:.2f}x, {one.seconds:.0f} s; {one.reason[:100]}",
                 flush=True,
             )
             for tool, said in peers.items():
                 print(f"  {tool}: {said or 'runs'}", flush=True)
-
-
-def read(path: Path = FILE) -> tuple[Outcome, ...]:
-    """The stored outcomes, none if there is no file."""
-    return STORED.validate_json(path.read_bytes()).outcomes if path.is_file() else ()
-
-
-def add(one: Outcome, path: Path = FILE) -> None:
-    """Store `one` in place of an older one of the same graph."""
-    outcomes = {(other.name, other.exporter): other for other in read(path)} | {(one.name, one.exporter): one}
-    stored = Stored(tuple(outcomes.values()), results.Taken.now(this_machine(results.PACKAGES)))
-    results.write(STORED.dump_json(stored, indent=1), path)
 
 
 def _peers(python: str, path: Path) -> Mapping[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,9 +122,39 @@ class Prediction:
     __pydantic_config__ = _STRICT
 
 
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One graph that an exporter wrote: its nodes, what `tune` said (or the error, which is a defect), in which time;
+    and what each other tool did with it, "" for a model that runs."""
+
+    name: str
+    exporter: str
+    nodes: int
+    outcome: str
+    reason: str
+    speedup: float
+    loss: float
+    seconds: float
+    peers: Mapping[str, str]
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class AllExported:
+    """All such graphs, and how the last ones were taken."""
+
+    outcomes: tuple[Exported, ...]
+    taken: Taken
+
+    __pydantic_config__ = _STRICT
+
+
 _TUNED = TypeAdapter(tuple[Tuned, ...])
 _PEERS = TypeAdapter(tuple[SideBySide, ...])
 _PREDICTIONS = TypeAdapter(tuple[Prediction, ...])
+_EXPORTED = TypeAdapter(AllExported)
+_EXPORTED_FILE = FOLDER / "exported_graphs.json"
 
 
 def read_latency(path: Path = FOLDER / "latency.json") -> tuple[Tuned, ...]:
@@ -139,6 +170,17 @@ def read_peers(path: Path = FOLDER / "peers.json") -> tuple[SideBySide, ...]:
 def read_predictions(path: Path = FOLDER / "cost_prediction.json") -> tuple[Prediction, ...]:
     """The stored rows, none if there is no file."""
     return _PREDICTIONS.validate_json(path.read_bytes()) if path.is_file() else ()
+
+
+def read_exported(path: Path = _EXPORTED_FILE) -> tuple[Exported, ...]:
+    """The stored outcomes, none if there is no file."""
+    return _EXPORTED.validate_json(path.read_bytes()).outcomes if path.is_file() else ()
+
+
+def add_exported(one: Exported, machine: Machine, path: Path = _EXPORTED_FILE) -> None:
+    """Store `one`, taken on `machine` today, in place of an older one of the same graph."""
+    outcomes = {(other.name, other.exporter): other for other in read_exported(path)} | {(one.name, one.exporter): one}
+    write(_EXPORTED.dump_json(AllExported(tuple(outcomes.values()), Taken.now(machine)), indent=1), path)
 
 
 def add_latency(row: Tuned, path: Path = FOLDER / "latency.json") -> None:

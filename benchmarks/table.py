@@ -9,12 +9,24 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fewbits.measurement import Interval
 from fewbits.outcome import Outcome
-from results import Form, Prediction, SideBySide, Taken, Tuned, read_latency, read_peers, read_predictions
+from results import (
+    Exported,
+    Form,
+    Prediction,
+    SideBySide,
+    Taken,
+    Tuned,
+    read_exported,
+    read_latency,
+    read_peers,
+    read_predictions,
+)
 
 ROOT = Path(__file__).parents[1]
 FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md")
@@ -187,6 +199,28 @@ def prediction_table(rows: Sequence[Prediction]) -> str:
     return markdown(head, cells) + taken([row.taken for row in rows])
 
 
+def exported_table(rows: Sequence[Exported]) -> str:
+    """How many graphs of each exporter came to which end."""
+    if not rows:
+        return NOT_MEASURED
+    exporters = list(dict.fromkeys(row.exporter for row in rows))
+    head = (
+        "exporter",
+        "graphs",
+        "smaller model within the loss",
+        "original kept, with the reason",
+        "refused",
+        "crashed",
+    )
+    cells = []
+    for name in exporters:
+        ends = Counter(row.outcome for row in rows if row.exporter == name)
+        kept = ends["kept_original"] + ends["budget_unreachable"]
+        figures = (sum(ends.values()), ends["met"], kept, ends["refused"], ends["CRASHED"])
+        cells.append((name, *map(str, figures)))
+    return markdown(head, cells)
+
+
 def calibration_table(path: Path) -> str:
     """Peak memory and seconds of calibration, one line per tool and method, few samples beside many."""
     if not path.is_file():
@@ -230,6 +264,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "peers": lambda: peers_table(read_peers()),
     "peers_all": lambda: peers_all_table(read_peers()),
     "control": lambda: control_table(read_peers()),
+    "exported": lambda: exported_table(read_exported()),
     "prediction": lambda: prediction_table(read_predictions()),
     "formats_speed": lambda: formats_speed_table(ROOT / "benchmarks" / "results" / "formats_speed.json"),
     "calibration": lambda: calibration_table(ROOT / "benchmarks" / "results" / "calibration_memory.json"),
