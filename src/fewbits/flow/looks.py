@@ -9,6 +9,7 @@ from typing import Final
 
 from fewbits.benchmark import Candidate, compare
 from fewbits.costs.correction import Correction, corrected
+from fewbits.errors import ModelError, WorkerError
 from fewbits.flow.allocating import Costing
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import Job
@@ -65,17 +66,36 @@ def quick(job: Job, candidates: Sequence[Candidate]) -> Comparison:
 
 def look(job: Job, first: Candidate, candidates: Sequence[Candidate], plans: Mapping[str, Plan]) -> Mapping[str, Look]:
     """A look at `first` and all `candidates`, as many at a time as memory holds; `plans` by candidate name, the
-    original where a name has none."""
+    original where a name has none. Candidates that the runtime does not load, or dies of, are told of and left out."""
     together = max(2, _MEMORY // (_COPIES * job.model.original().size))
     targets = {one.name: one.target for one in (first, *candidates)}
     looks: dict[str, Look] = {}
     for start in range(0, len(candidates), together):
-        part = [first, *candidates[start : start + together]]
-        for name, latency in quick(job, part).latencies.items():
+        for name, latency in _survivors(job, first, candidates[start : start + together]).latencies.items():
             plan = plans.get(name)
             schemes = {} if plan is None else {group: str(plan.scheme(group)) for group in sorted(plan.low)}
             looks[name] = Look(targets[name], schemes, latency.median)
     return looks
+
+
+def _survivors(job: Job, first: Candidate, candidates: Sequence[Candidate]) -> Comparison:
+    """A quick look at `first` and those of `candidates` that run."""
+    try:
+        return quick(job, [first, *candidates])
+    except (ModelError, WorkerError):
+        if not candidates:
+            raise
+        # A runtime can die of a model without a word: who it was shows when each runs alone.
+        return quick(job, [first, *(one for one in candidates if _runs(job, first, one))])
+
+
+def _runs(job: Job, first: Candidate, one: Candidate) -> bool:
+    try:
+        quick(job, [first, one])
+    except (ModelError, WorkerError) as error:
+        job.progress.say(f"left out: {error}")
+        return False
+    return True
 
 
 def correction(job: Job, site: Site, looks: Sequence[Look]) -> Correction:

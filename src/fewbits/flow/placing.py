@@ -44,8 +44,8 @@ Planner = Callable[[Site, Asked], Plan]
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """The plan that was best: its name, runtime and schemes, the careful comparison with the fastest original
-    (`comparison.baseline`), and every quick look by candidate name."""
+    """The plan that was best ("" where no plan runs): its name, runtime and schemes, the careful comparison with the
+    fastest original (`comparison.baseline`), and every quick look by candidate name."""
 
     name: str
     target: str
@@ -151,6 +151,10 @@ def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
         candidates[title] = job.candidate(title, file, site.name)
         job.progress.advance(title)
     looks = look(job, first, [*originals(job, first), *candidates.values()], plans)
+    candidates = {title: one for title, one in candidates.items() if title in looks}
+    if not candidates:
+        nothing = compare([first], job.inputs, rounds=1, looks=1, progress=job.progress)
+        return Placed("", first.target, {}, nothing, looks)
     beyond = {title for title in candidates if not job.limits.hold(looks[title].seconds, sizes[title])}
     if job.times:
         cost: Mapping[str, float] = {title: looks[title].seconds for title in candidates}

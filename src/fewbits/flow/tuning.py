@@ -53,6 +53,7 @@ from fewbits.verify.evaluators import EvaluateFunction, check_repeatable
 
 _SILENT = Silent()
 _REPEATED_SAMPLES = 8
+_NO_PLAN_RUNS = "no plan in low precision runs: the runtimes refuse the converted model, or die of it"
 _OWN_FORM = {".xml": RunFile.IR, ".bin": RunFile.IR_WEIGHTS}
 
 
@@ -205,6 +206,9 @@ def decide(job: Job) -> Decision:
     first = next(iter(ranges))
     placed = place(job, floats, lambda site, asked: job.plan(site, asked, ranges[first], first))
     site = job.site(placed.target)
+    if not placed.schemes:
+        nothing = Screened({}, {}, {})
+        return bounded(job, floats, decline(job, site, floats, _NO_PLAN_RUNS, placed.comparison, nothing))
     method = choose(job, ranges, lambda name: job.plan(site, placed.asked, ranges[name], name))
     job = correct(job, lambda job: job.plan(site, placed.asked, ranges[method], method))
     plan = job.plan(site, placed.asked, ranges[method], method)
