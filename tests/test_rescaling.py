@@ -37,7 +37,9 @@ def test_two_convolutions(between: str) -> None:
 
 def test_a_clip_is_named() -> None:
     one, other = found(builders.depthwise_separable())
-    assert (one.clip, other.clip) == ("clip_0", "clip_1")
+    assert one.clip.startswith("clip_")
+    assert other.clip.startswith("clip_")
+    assert one.clip != other.clip
 
 
 @pytest.mark.parametrize("transposed", [True, False])
@@ -75,7 +77,9 @@ def test_what_does_not_scale_or_is_read_by_others_is_left_out(proto: onnx.ModelP
 
 
 def test_of_a_residual_block_only_the_inside() -> None:
-    assert [one.giver.name for one in found(builders.residual())] == ["conv_1"]
+    first, inner, _ = (node.name for node in open_model(builders.residual()).graph.nodes if node.kind is Kind.CONV)
+    assert first != inner
+    assert [one.giver.name for one in found(builders.residual())] == [inner]
 
 
 def test_a_tensor_that_the_model_gives_stays() -> None:

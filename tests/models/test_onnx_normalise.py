@@ -306,3 +306,17 @@ def test_the_transformer_keeps_its_symbolic_sizes() -> None:
     products = [one for one in model.graph.nodes if one.kind is Kind.MATMUL and one.name.endswith("_7")]
     shapes = {model.graph.tensors[one.outputs[0]].shape for one in products}
     assert all(shape is not None and shape[:2] == ("batch", "sequence") for shape in shapes)
+
+
+def test_maps_are_refused_with_what_to_do() -> None:
+    """As skl2onnx writes probabilities of a classifier, unless it is told otherwise."""
+    scores = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])
+    mapped = helper.make_node("ZipMap", ["x"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    kind = helper.make_sequence_type_proto(
+        helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    )
+    output = helper.make_value_info("z", kind)
+    graph = helper.make_graph([mapped], "classifier", [scores], [output])
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    with pytest.raises(ModelError, match=r"'z', which is a map or a sequence .*'zipmap': False"):
+        open_model(helper.make_model(graph, opset_imports=imports, ir_version=9))

@@ -34,9 +34,9 @@ def normalised(proto: onnx.ModelProto, name: str) -> ir.Model:
     Names are derived from the graph alone, so the same file gives the same names in every process.
 
     Raises:
-        ModelError: its opset is older than 13 and cannot be brought up to it.
+        ModelError: its opset is older than 13 and cannot be brought up to it, or it has types that are no tensors.
     """
-    model = common.InlinePass()(ir.from_proto(proto)).model
+    model = common.InlinePass()(_read(proto, name)).model
     if model.graph.opset_imports.get("", OPSET) < OPSET:
         model = _brought_up(model, name)
     model.ir_version = max(model.ir_version or 0, _IR_VERSION)
@@ -53,6 +53,26 @@ def normalised(proto: onnx.ModelProto, name: str) -> ir.Model:
     for one in passes:
         model = one(model).model
     return model
+
+
+def _read(proto: onnx.ModelProto, name: str) -> ir.Model:
+    strange = [value.name for value in proto.graph.output if not value.type.HasField("tensor_type")]
+    try:
+        return ir.from_proto(proto)
+    except (ir.serde.SerdeError, NotImplementedError) as error:
+        if strange:
+            raise ModelError(
+                f"{name} gives {strange[0]!r}, which is a map or a sequence and no tensor; export it without "
+                "(skl2onnx: options={'zipmap': False})"
+            ) from error
+        raise ModelError(f"{name} holds what cannot be read: {_root(error)}") from error
+
+
+def _root(error: BaseException) -> str:
+    """What the innermost cause of `error` says."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]
 
 
 def _brought_up(model: ir.Model, name: str) -> ir.Model:
