@@ -52,8 +52,8 @@ def _one(one: Explanation) -> list[str]:
 def _seen(one: Explanation) -> str:
     seen = one.seen
     parts = [
-        f"signal to noise {_decibels(seen['inputs_error'])} with what it reads in codes alone, "
-        f"{_decibels(seen['weight_error'])} with its second operand alone",
+        f"signal to noise {_decibels(seen['inputs_error'])} with what it reads in codes alone"
+        + (f", {_decibels(seen['weight_error'])} with its second operand alone" if seen["weight_error"] > 0 else ""),
         f"largest channel {significant(seen['outliers'])} times the median one",
         f"largest value {significant(seen['tail'])} times the root mean square",
     ]

@@ -12,7 +12,7 @@ from fewbits.data.batches import Arrays
 from fewbits.data.padding import batch_size, pad
 from fewbits.flow.accepting import Decision
 from fewbits.flow.job import Job
-from fewbits.flow.remedies.products import as_product
+from fewbits.flow.remedies.products import as_identity, as_product
 from fewbits.flow.remedies.tried import Remedy
 from fewbits.formats.granularity import Channel
 from fewbits.formats.scaled import ScaledFormat
@@ -95,11 +95,13 @@ def _observed(job: Job, suspects: Sequence[_Suspect]) -> Arrays:
 
 
 def _seen(job: Job, plan: Plan, one: _Suspect, values: Arrays) -> Diagnosis | None:
-    """``None`` for what is no product, or has no range."""
+    """``None`` for what has no range, or is no product of matrices."""
     group, scheme = one.group, one.scheme
     weight_format = scheme.weight
-    if not group.is_product or group.kind is Kind.CONV_TRANSPOSE or not isinstance(weight_format, ScaledFormat):
+    if group.kind is Kind.CONV_TRANSPOSE or not isinstance(weight_format, ScaledFormat):
         return None
+    if not group.is_product:
+        return _worst_operand(plan, one, values, weight_format)
     tensor = smoothed(group.operands[0]) if scheme.smoothed else group.operands[0]
     if tensor not in plan.ranges:
         return None
@@ -111,6 +113,19 @@ def _seen(job: Job, plan: Plan, one: _Suspect, values: Arrays) -> Diagnosis | No
     whole = np.isfinite(inputs).all(axis=(0, 2))
     low, high = plan.ranges[tensor]
     return diagnose(inputs[:, whole], weight, low, high, integer(scheme.activation), weight_format, product.channels)
+
+
+def _worst_operand(plan: Plan, one: _Suspect, values: Arrays, format: ScaledFormat) -> Diagnosis | None:
+    """What a joint reads with the most error: it has no arithmetic of its own."""
+    found = []
+    for tensor in one.group.operands:
+        if tensor in plan.ranges and values[tensor].ndim > 1:
+            product = as_identity(values[tensor])
+            whole = np.isfinite(product.inputs).all(axis=(0, 2))
+            low, high = plan.ranges[tensor]
+            codes = integer(one.scheme.activation)
+            found.append(diagnose(product.inputs[:, whole], product.weight, low, high, codes, format, product.channels))
+    return max(found, key=lambda seen: seen.inputs_error, default=None)
 
 
 def _cause(job: Job, one: _Suspect, seen: Diagnosis) -> Cause:

@@ -15,6 +15,7 @@ from fewbits.refine.layer import as_matrices, linear_inputs, patches
 
 _ROWS: Final = 2048
 _HEADS: Final = 32
+_IMAGE_RANK: Final = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,6 +56,14 @@ def as_product(model: Model, group: Group, values: Arrays) -> Product:
         groups=groups,
     )
     return Product(inputs[:, :: max(1, inputs.shape[1] // _ROWS)], as_matrices(weight, groups), weight.shape[1])
+
+
+def as_identity(values: Array) -> Product:
+    """`values` as what an operation reads that only passes them on: channels along the second axis of images, along the
+    last one of anything else."""
+    apart = np.moveaxis(values, 1, -1) if values.ndim == _IMAGE_RANK else values
+    rows = apart.reshape(1, -1, apart.shape[-1])
+    return Product(rows[:, :: max(1, rows.shape[1] // _ROWS)], np.eye(rows.shape[-1])[None], rows.shape[-1])
 
 
 def _of_two(first: Array, second: Array) -> Product:
