@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from fewbits.graph import Graph, Kind, Node
 
 PRODUCTS = frozenset({Kind.CONV, Kind.CONV_TRANSPOSE, Kind.MATMUL, Kind.GEMM})
+LAYERS = PRODUCTS - {Kind.CONV_TRANSPOSE}
+"""Products whose outputs are each a row of the weight times what it reads."""
 JOINTS = frozenset({Kind.ADD, Kind.MUL, Kind.CONCAT, Kind.AVERAGE_POOL, Kind.GLOBAL_AVERAGE_POOL})
 CARRIERS = frozenset({Kind.MAX_POOL, Kind.RESHAPE, Kind.TRANSPOSE, Kind.SLICE})
 ABSORBED = frozenset({Kind.RELU, Kind.CLIP})

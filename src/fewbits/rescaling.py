@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fewbits.graph import Graph, Kind
-from fewbits.grouping import Group
+from fewbits.grouping import LAYERS, Group
 
 _MATRICES: Final = frozenset({Kind.MATMUL, Kind.GEMM})
 
@@ -47,7 +47,7 @@ def _gives(graph: Graph, giver: Group) -> bool:
     """Whether the channels of what `giver` gives can be divided in its weight, and in its bias or batch norm."""
     tensor = giver.output
     return (
-        giver.kind in {*_MATRICES, Kind.CONV}
+        giver.kind in LAYERS
         and giver.inner == tensor
         and tensor not in graph.outputs
         and tensor not in graph.pinned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,14 @@ def test_it_is_in_the_report_and_survives_the_file(result: Result) -> None:
 def test_one_group_can_be_asked_for(result: Result) -> None:
     assert render_explanations(result.record, LAST).count("Result:") == 1
     assert "No group with more than its share is called so" in render_explanations(result.record, "nowhere")
+
+
+@pytest.mark.parametrize(("peak", "told"), [(1e5, True), (65504.0, False)])
+def test_what_fp16_does_not_hold_is_told(result: Result, peak: float, told: bool) -> None:
+    first = result.record.explanations[0]
+    changed = replace(first, seen={**first.seen, "peak": peak})
+    text = render_explanations(replace(result.record, explanations=(changed,)))
+    assert ("which fp16 does not hold" in " ".join(text.split())) == told
 
 
 def test_without_ranking_it_says_so(timed: Timing) -> None:

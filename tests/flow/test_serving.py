@@ -16,11 +16,12 @@ from conversion import TARGET, converted, error, planned, run
 from fewbits.cli import saturation as command
 from fewbits.errors import UsageError
 from fewbits.flow.serving import in_seven_bits, parse_isa, saturation, suited
-from fewbits.formats.scheme import BF16, FP32, INT8_DYNAMIC, INT8_STATIC, INT8_WEIGHT, Scheme
+from fewbits.formats.scheme import BF16, FP32, INT8_DYNAMIC, INT8_SMOOTHED, INT8_STATIC, INT8_WEIGHT, Scheme
 from fewbits.grouping import group
 from fewbits.models import open_model
 from fewbits.plan import Choice, Plan
 from fewbits.saturation import Isa
+from fewbits.smoothing import text
 from jobs import opened
 from timing import Timing
 
@@ -84,6 +85,22 @@ def test_which_layers_are_cut_on_data(tmp_path: Path) -> None:
         text = command.describe((row,))
         assert ("tune with --serve-on avx2" in text) == large
     assert "nothing can saturate" in command.describe(())
+
+
+def test_a_smoothed_product_is_looked_at_as_it_is_computed() -> None:
+    """Factors that leave every other weight next to nothing leave no pair that could be cut."""
+    proto, inputs = layer(large=True), positive()
+    model = open_model(proto)
+    (made,) = group(model.graph)
+    factors = np.where(np.arange(FEATURES) % 2, 2.0**-10, 1.0)
+    ranges = {"x": (0.0, 4.0), "x.smoothed": (0.0, 4096.0)}
+    plain = Plan(model.sha256, {made.name: Choice(str(INT8_STATIC), "")}, ranges, smoothing={"x": text(factors)})
+    smooth = replace(plain, choices={made.name: Choice(str(INT8_SMOOTHED), "")})
+    (before,), (after,) = (saturation(proto, plan, inputs) for plan in (plain, smooth))
+    assert before.possible
+    assert before.observed > 0
+    assert not after.possible
+    assert after.observed == 0
 
 
 def test_a_plan_with_seven_bits_is_safe_and_close() -> None:

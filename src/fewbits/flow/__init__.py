@@ -8,7 +8,7 @@ before it is quantised), ``pricing`` (``probing``), ``calibrate``, ``placing``, 
 * Of the search: ``ranking`` (``unranked``), ``climbing``, ``looks``, ``allocating``; ``most_accurate`` for the least
   loss within limits; ``memory``, ``footprint`` where memory counts; ``hardware`` for what is not at hand.
 * What a run takes, and its limits: ``time``.
-* Of all: ``conversions``, ``sessions``, ``shelf``, ``scratch``, ``names``, ``result``.
+* Of all: ``observing``, ``conversions``, ``sessions``, ``shelf``, ``scratch``, ``names``, ``result``.
 * Other commands: ``benching``, ``inspecting``, ``running``, ``serving``.
 """
 

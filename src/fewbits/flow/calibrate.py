@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from fewbits.calibration.collect import collect, tie
 from fewbits.calibration.ranges import METHODS, method
-from fewbits.data.batches import Arrays, Batch, Dataset
-from fewbits.data.padding import batch_size, pad
+from fewbits.data.batches import Arrays, Dataset
 from fewbits.evaluation import Predict
 from fewbits.flow.job import Job
+from fewbits.flow.observing import padded, samples_per_batch
 from fewbits.flow.remedies.smooth import with_smoothed
 from fewbits.flow.sessions import predictor
 from fewbits.formats.integer import IntFormat
@@ -23,7 +23,6 @@ from fewbits.placement import coded_tensors, formats
 from fewbits.plan import Plan, smoothed
 from fewbits.sensitivity.output_error import output_error
 
-_BYTES_PER_BATCH = 64 << 20
 _SCORED_SAMPLES = 32
 _BATCH = 4
 # Ranges settle within some dozens of samples; all four methods on more would only make the user wait.
@@ -62,9 +61,8 @@ def _run(job: Job, wanted: tuple[str, ...], coded: Mapping[str, Scheme]) -> dict
     data = job.splits.calibration
     if len(wanted) > 1:
         data = data.take(range(min(_COMPARED_SAMPLES, data.samples)))
-    size = _samples_per_batch(job, observed)
-    batches = _padded(data, size, batch_size(job.model.inputs, 0))
-    observations = with_smoothed(job.model.observe(batches, observed), job.smoothing)
+    size = samples_per_batch(job, observed)
+    observations = with_smoothed(job.model.observe(padded(job, data, size), observed), job.smoothing)
     methods = [method(name) for name in wanted]
     found = collect(observations, methods, wanted_formats, job.progress, ceil(data.samples / size))
     return {name: _spread(tie(ranges, classes), classes, tensors) for name, ranges in found.items()}
@@ -97,19 +95,6 @@ def _spread(
         if known is not None:
             found.update(dict.fromkeys(members.intersection(tensors), known))
     return found
-
-
-def _samples_per_batch(job: Job, tensors: tuple[str, ...]) -> int:
-    """So many samples that the observed values of one batch stay small, whatever the model."""
-    fixed = batch_size(job.model.inputs, 0)
-    if fixed:
-        return fixed
-    per_sample = 4 * sum(job.graph.tensors[name].elements for name in tensors)
-    return max(1, min(16, _BYTES_PER_BATCH // max(per_sample, 1)))
-
-
-def _padded(data: Dataset, size: int, fixed: int) -> Iterator[Batch]:
-    return (pad(batch, fixed) if fixed else batch for batch in data.batches(size))
 
 
 def choose(job: Job, ranges: Mapping[str, Ranges], plan: Callable[[str], Plan], what: str = "") -> str:

@@ -162,6 +162,10 @@ class Job:
             means=self._means(choices),
         )
 
+    def may_have_codes(self, group: Group) -> bool:
+        """Whether some runtime offers static codes for `group`."""
+        return any(scheme.is_static for site in self.sites for scheme in site.space.schemes[group.name])
+
     def codes_of(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:
         """The names of the codes that were found for the weights of `choices`."""
         found = {group: self.codes.get(group, {}).get(choice.scheme) for group, choice in choices.items()}

@@ -23,15 +23,15 @@ from fewbits.formats.numerics.affine import of_range
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme, integer
 from fewbits.graph import Kind
-from fewbits.grouping import Group, group
+from fewbits.grouping import LAYERS, Group, group
 from fewbits.models import ModelSource, open_model
 from fewbits.models.protocol import Model
-from fewbits.plan import Plan
+from fewbits.plan import Plan, smoothed
 from fewbits.saturation import Isa, may_saturate, saturated
+from fewbits.smoothing import parse
 from fewbits.space import Menu, Refusal
 
 _SEVEN: Final = IntFormat(7, signed=True, restricted=True)
-_MATRICES: Final = frozenset({Kind.CONV, Kind.GEMM, Kind.MATMUL})
 _SAMPLES: Final = 8
 _ROWS: Final = 64
 _CUT: Final = "sums of two 8-bit products do not fit into 16 bits there, so its weights get 7"
@@ -80,15 +80,16 @@ def in_seven_bits(scheme: Scheme) -> Scheme:
 
 def _at_risk(model: Model, made: Group) -> bool:
     """Whether some pair of weights could be too large; of two activations, any may be."""
-    return not made.weight or made.kind not in _MATRICES or bool(may_saturate(_codes(_rows(model, made), INT8R)).any())
+    return not made.weight or made.kind not in LAYERS or bool(may_saturate(_codes(_rows(model, made), INT8R)).any())
 
 
-def _rows(model: Model, made: Group) -> Array:
-    """The weight of `made` as (outputs and taps, input channels), the largest magnitude of every output 1."""
+def _rows(model: Model, made: Group, factors: Array | float = 1.0) -> Array:
+    """The weight of `made`, its input channels times the `factors` of smoothing, as (outputs and taps, input channels)
+    with the largest magnitude of every output 1."""
     weight, node = model.weight(made.weight), model.graph.node[made.name]
     if made.kind is not Kind.CONV and not node.attributes.get("transB", 0):
         weight = np.moveaxis(weight, -1, 0)
-    even = _even(weight)
+    even = _even(weight * factors)
     return np.moveaxis(even, 1, -1).reshape(-1, weight.shape[1])
 
 
@@ -118,7 +119,7 @@ def saturation(
 
 
 def _linted(model: Model, plan: Plan, data: DataSource | None) -> Iterator[SaturationRow]:
-    coded = [made for made in group(model.graph) if _has_bytes(plan.scheme(made.name)) and made.kind in _MATRICES]
+    coded = [made for made in group(model.graph) if _has_bytes(plan.scheme(made.name)) and made.kind in LAYERS]
     seen = {}
     if data is not None and coded:
         source = open_data(data, model.inputs)
@@ -129,9 +130,15 @@ def _linted(model: Model, plan: Plan, data: DataSource | None) -> Iterator[Satur
     for made in coded:
         scheme = plan.scheme(made.name)
         element = integer(scheme.weight)
-        possible = not made.weight or bool(may_saturate(_codes(_rows(model, made), element)).any())
+        rows = _rows(model, made, _factors(plan, made)) if made.weight else None
+        possible = rows is None or bool(may_saturate(_codes(rows, element)).any())
         observed = _observed(model, plan, made, seen) if seen and made.operands[0] in plan.ranges else -1.0
         yield SaturationRow(made.name, str(made.kind), str(scheme), possible and element.bits > _SEVEN.bits, observed)
+
+
+def _factors(plan: Plan, made: Group) -> Array | float:
+    """By what the channels that `made` reads are divided before they become codes; only products by a matrix are."""
+    return parse(plan.smoothing[made.operands[0]]) if plan.scheme(made.name).smoothed else 1.0
 
 
 def _has_bytes(scheme: Scheme) -> bool:
@@ -142,7 +149,10 @@ def _observed(model: Model, plan: Plan, made: Group, values: dict[str, Array]) -
     """The share of the outputs of `made` in which at least one sum of two products is cut."""
     inputs, weight = as_product(model, made, values).by_taps
     scheme = plan.scheme(made.name)
-    low, high = plan.ranges[made.operands[0]]
+    tensor = made.operands[0]
+    factors = _factors(plan, made)
+    inputs, weight = inputs / factors, weight * factors
+    low, high = plan.ranges[smoothed(tensor) if scheme.smoothed else tensor]
     format = integer(scheme.activation)
     affine = of_range(low, high, format)
     whole = np.rint(inputs[:, :_ROWS] / affine.scale) + affine.zero_point

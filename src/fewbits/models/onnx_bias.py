@@ -16,8 +16,7 @@ from fewbits.data.batches import Array
 from fewbits.errors import PlanError
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme
-from fewbits.graph import Kind
-from fewbits.grouping import Group
+from fewbits.grouping import LAYERS, Group
 from fewbits.means import parse
 from fewbits.models.onnx_gemm import is_transposed
 from fewbits.models.onnx_names import Names, array_of
@@ -26,7 +25,6 @@ from fewbits.refine.bias_correction import correct_analytically
 from fewbits.refine.layer import Layer
 
 _BIAS: Final = 2
-_CORRECTED: Final = frozenset({Kind.CONV, Kind.GEMM, Kind.MATMUL})
 
 
 class CorrectBiases(ir.passes.InPlacePass):
@@ -50,7 +48,7 @@ class CorrectBiases(ir.passes.InPlacePass):
         modified = False
         for name, scheme in self._schemes.items():
             group = self._groups[name]
-            if not group.weight or group.kind not in _CORRECTED or group.operands[0] not in self._means:
+            if not group.weight or group.kind not in LAYERS or group.operands[0] not in self._means:
                 continue
             assert isinstance(scheme.weight, ScaledFormat)
             shift = _shift(nodes[name], scheme.weight, group.operands[0], parse(self._means[group.operands[0]]))

@@ -25,7 +25,6 @@ _MOST_SHIFTED: Final = 0.5
 _OUTLIERS: Final = 8.0
 _TAIL: Final = 12.0
 _ROWS_TAIL: Final = 6.0
-_FP16_MAX: Final = 65504.0
 _LOPSIDED: Final = 0.4
 _HARMLESS: Final = 1e-4
 
@@ -86,11 +85,6 @@ class Diagnosis:
         if symmetric_inputs and self.lopsided > _LOPSIDED:
             return Cause.LOPSIDED
         return Cause.TAIL if self.tail > _TAIL else Cause.RESOLUTION
-
-    @property
-    def overflows_fp16(self) -> bool:
-        """Whether fp16 could not hold what is read."""
-        return self.peak > _FP16_MAX
 
 
 def diagnose(

@@ -8,20 +8,19 @@ from typing import Final
 
 import numpy as np
 
-from fewbits.data.padding import batch_size, pad
 from fewbits.flow.calibrate import errors_of
 from fewbits.flow.goals.effort import Level
 from fewbits.flow.job import Job
+from fewbits.flow.observing import observed
 from fewbits.flow.remedies.smooth import with_smoothed
 from fewbits.flow.remedies.tried import Remedy, added
 from fewbits.graph import Kind
+from fewbits.grouping import LAYERS
 from fewbits.means import text
 from fewbits.plan import Plan, smoothed
 from fewbits.refine.channel_mean import ChannelMean
 
 _SAMPLES: Final = 64
-_BATCH: Final = 4
-_KINDS: Final = frozenset({Kind.CONV, Kind.GEMM, Kind.MATMUL})
 _WITH: Final = "with biases corrected"
 _WITHOUT: Final = "with biases as they are"
 
@@ -38,7 +37,7 @@ def correct(job: Job, plan: Callable[[Job], Plan]) -> Job:
     share = errors[_WITH] / errors[_WITHOUT] if errors[_WITHOUT] > 0 else 1.0
     chosen = other if share < 1 else job
     remedy = Remedy("bias correction, of the whole model", share, measured=True, taken=share < 1)
-    told = [(group.name, remedy) for group in job.groups if group.weight and group.kind in _KINDS]
+    told = [(group.name, remedy) for group in job.groups if group.weight and group.kind in LAYERS]
     return replace(chosen, remedies=added(job.remedies, told))
 
 
@@ -47,17 +46,13 @@ def _means(job: Job) -> dict[str, str]:
     axes = {
         group.operands[0]: 1 if group.kind is Kind.CONV else -1
         for group in job.groups
-        if group.weight and group.kind in _KINDS and group.operands
-        if any(scheme.is_static for site in job.sites for scheme in site.space.schemes[group.name])
+        if group.weight and group.kind in LAYERS and group.operands
+        if job.may_have_codes(group)
     }
     axes |= {smoothed(tensor): -1 for tensor in job.smoothing if tensor in axes}
-    split = job.splits.calibration
-    data = split.take(range(min(_SAMPLES, split.samples)))
-    fixed = batch_size(job.model.inputs, 0)
-    batches = (pad(batch, fixed) if fixed else batch for batch in data.batches(fixed or _BATCH))
     found: dict[str, ChannelMean] = {}
     own = [tensor for tensor in axes if tensor in job.graph.tensors]
-    for values in with_smoothed(job.model.observe(batches, own), job.smoothing):
+    for values in with_smoothed(observed(job, own, _SAMPLES), job.smoothing):
         for tensor, axis in axes.items():
             array = values[tensor]
             found[tensor] = found.get(tensor, ChannelMean.empty(array.shape[axis])).update(array, axis)

@@ -1,6 +1,7 @@
 """Cross-layer equalisation: channels of tensors between products get similar ranges before anything is quantised.
 
-It costs nothing when the model runs, and changes nothing about what it computes in float.
+It costs nothing when the model runs, and changes nothing about what it computes in float; but behind a clip, a channel
+that was stretched is cut from half as much again on as it showed on the calibration data.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from fewbits.data.batches import Array, Arrays
-from fewbits.data.padding import batch_size, pad
+from fewbits.data.batches import Array
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.job import Job
+from fewbits.flow.observing import observed
+from fewbits.flow.remedies.sampled_rows import by_outputs
 from fewbits.flow.remedies.tried import Remedy, added
 from fewbits.graph import Kind
 from fewbits.grouping import Group
-from fewbits.models.protocol import Model
 from fewbits.refine.balance import balanced_factors
 from fewbits.refine.layer import Layer
 from fewbits.rescaling import Junction, junctions
@@ -28,7 +29,6 @@ from fewbits.sensitivity.output_error import output_error
 from fewbits.smoothing import text
 
 _SAMPLES: Final = 128
-_BATCH: Final = 4
 _CHECKED: Final = 8
 _GAIN: Final = 0.7
 """Factors that are not expected to lower the squared error to this share are not worth having."""
@@ -40,14 +40,15 @@ _SAME: Final = 1e-6
 def equalise(job: Job) -> Job:
     """`job` with a model whose channels are equalised where that is expected to lower the error of static codes."""
     between = junctions(job.graph, job.groups)
-    wanted = [one for one in between if any(_may_have_codes(job, reader) for reader in one.readers)]
+    wanted = [one for one in between if any(job.may_have_codes(reader) for reader in one.readers)]
     if not wanted:
         return job
     found = job.journal.step("equalisation", "factors", _Found, lambda: _factors(job, wanted))
     tried = [
-        (reader.name, Remedy("cross-layer equalisation", found[one.tensor][1], False, bool(found[one.tensor][0])))
+        (reader.name, Remedy("cross-layer equalisation", share, measured=False, taken=bool(factors)))
         for one in wanted
         if one.tensor in found
+        for factors, share in [found[one.tensor]]
         for reader in one.readers
     ]
     job = replace(job, remedies=added(job.remedies, tried))
@@ -56,10 +57,6 @@ def equalise(job: Job) -> Job:
         return job
     model = job.model.equalised(factors)
     return replace(job, model=model, conversions=Conversions(model), equalised=factors)
-
-
-def _may_have_codes(job: Job, group: Group) -> bool:
-    return any(scheme.is_static for site in job.sites for scheme in site.space.schemes[group.name])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,12 +110,8 @@ def _factors(job: Job, wanted: Sequence[Junction]) -> _Found:
 
 
 def _observed(job: Job, wanted: Sequence[Junction]) -> Mapping[str, _Seen]:
-    split = job.splits.calibration
-    data = split.take(range(min(_SAMPLES, split.samples)))
-    fixed = batch_size(job.model.inputs, 0)
-    batches = (pad(batch, fixed) if fixed else batch for batch in data.batches(fixed or _BATCH))
     found: dict[str, _Seen] = {}
-    for values in job.model.observe(batches, [one.tensor for one in wanted]):
+    for values in observed(job, [one.tensor for one in wanted], _SAMPLES):
         for one in wanted:
             channels = values[one.tensor].shape[one.axis]
             nothing = _Seen(np.zeros(channels), np.zeros(channels), 0, 0.0)
@@ -137,10 +130,8 @@ def _limit(job: Job, junction: Junction) -> float | None:
 
 
 def _layer(job: Job, group: Group) -> Layer:
-    node, weight = job.graph.node[group.name], job.model.weight(group.weight)
-    if group.kind is not Kind.CONV and not node.attributes.get("transB", 0):
-        weight = weight.T
-    groups = node.attributes.get("group", 1)
+    weight = job.model.weight(group.weight) if group.kind is Kind.CONV else by_outputs(job, group)
+    groups = job.graph.node[group.name].attributes.get("group", 1)
     assert isinstance(groups, int)
     return Layer(weight, np.zeros(len(weight), np.float32), groups)
 
@@ -148,12 +139,5 @@ def _layer(job: Job, group: Group) -> Layer:
 def _difference(job: Job, factors: Mapping[str, str]) -> float:
     """Relative squared error of the outputs in float."""
     outputs = [tensor.name for tensor in job.model.outputs]
-    split = job.splits.calibration
-    data = split.take(range(min(_CHECKED, split.samples)))
-    fixed = batch_size(job.model.inputs, 0)
-
-    def of(model: Model) -> list[Arrays]:
-        batches = (pad(batch, fixed) if fixed else batch for batch in data.batches(fixed or _BATCH))
-        return list(model.observe(batches, outputs))
-
-    return output_error(of(job.model), of(job.model.equalised(factors))).value
+    other = replace(job, model=job.model.equalised(factors))
+    return output_error(list(observed(job, outputs, _CHECKED)), list(observed(other, outputs, _CHECKED))).value

@@ -9,9 +9,9 @@ from typing import Final
 import numpy as np
 
 from fewbits.data.batches import Arrays
-from fewbits.data.padding import batch_size, pad
 from fewbits.flow.accepting import Decision
 from fewbits.flow.job import Job
+from fewbits.flow.observing import observed
 from fewbits.flow.remedies.products import as_identity, as_product
 from fewbits.flow.remedies.tried import Remedy
 from fewbits.formats.granularity import Channel
@@ -27,7 +27,7 @@ from fewbits.smoothing import parse
 
 _MOST: Final = 12
 _SAMPLES: Final = 4
-_JOINS: Final = "it computes nothing that could be better: rounding what it reads, to a range of its own, is all"
+_UNKNOWN: Final = "not known: operations of this kind, or without a range, are not looked into"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def explain(job: Job, plan: Plan, decision: Decision) -> tuple[Explanation, ...]
     found = []
     for one in suspects:
         seen = _seen(job, plan, one, values)
-        cause = _cause(job, one, seen) if seen is not None else _JOINS
+        cause = _cause(job, one, seen) if seen is not None else _UNKNOWN
         result = decision.plan.scheme(one.group.name)
         found.append(
             Explanation(
@@ -60,7 +60,7 @@ def explain(job: Job, plan: Plan, decision: Decision) -> tuple[Explanation, ...]
                 share=one.share,
                 cause=str(cause),
                 seen=_figures(seen),
-                remedies=tuple(_rows(job.remedies.get(one.group.name, ()), one.scheme, result)),
+                remedies=tuple(_rows(job.remedies.get(one.group.name, ()), result)),
                 result=str(result),
             )
         )
@@ -87,11 +87,7 @@ def _suspects(job: Job, table: SensitivityTable) -> Iterator[_Suspect]:
 def _observed(job: Job, suspects: Sequence[_Suspect]) -> Arrays:
     """What the suspects read, on a few samples."""
     tensors = dict.fromkeys(name for one in suspects for name in one.group.operands)
-    split = job.splits.calibration
-    data = split.take(range(min(_SAMPLES, split.samples)))
-    fixed = batch_size(job.model.inputs, 0)
-    batches = (pad(batch, fixed) if fixed else batch for batch in data.batches(fixed or _SAMPLES))
-    return next(iter(job.model.observe(batches, tuple(tensors))))
+    return next(observed(job, tuple(tensors), _SAMPLES))
 
 
 def _seen(job: Job, plan: Plan, one: _Suspect, values: Arrays) -> Diagnosis | None:
@@ -149,12 +145,7 @@ def _figures(seen: Diagnosis | None) -> Mapping[str, float]:
     return {} if seen is None else asdict(seen)
 
 
-def _rows(tried: Sequence[Remedy], scheme: Scheme, result: Scheme) -> Iterator[RemedyRow]:
+def _rows(tried: Sequence[Remedy], result: Scheme) -> Iterator[RemedyRow]:
     for one in tried:
-        if one.scheme == "smoothed":
-            used = result.smoothed
-        elif one.scheme:
-            used = str(result) == one.scheme and one.taken
-        else:
-            used = one.taken and result.is_static
-        yield RemedyRow(one.name, one.share, one.measured, used)
+        fits = one.scheme in str(result) if one.scheme else result.is_static
+        yield RemedyRow(one.name, one.share, one.measured, used=one.taken and fits)

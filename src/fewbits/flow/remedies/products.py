@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from fewbits.data.batches import Array, Arrays
-from fewbits.graph import Kind
+from fewbits.graph import Kind, Node
 from fewbits.grouping import Group
 from fewbits.models.protocol import Model
 from fewbits.refine.layer import as_matrices, linear_inputs, patches
@@ -51,7 +52,7 @@ def as_product(model: Model, group: Group, values: Arrays) -> Product:
         first,
         weight.shape[2:],
         strides=_numbers(node.attributes.get("strides", ())),
-        pads=_numbers(node.attributes.get("pads", ())),
+        pads=_pads(node, first.shape[2:], weight.shape[2:]),
         dilations=_numbers(node.attributes.get("dilations", ())),
         groups=groups,
     )
@@ -72,6 +73,21 @@ def _of_two(first: Array, second: Array) -> Product:
         np.broadcast_to(one, (*shape, *one.shape[-2:])).reshape(-1, *one.shape[-2:])[:_HEADS] for one in (first, second)
     )
     return Product(left, right.transpose(0, 2, 1), left.shape[-1])
+
+
+def _pads(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+    """The pads of a convolution, begins and then ends; those of ``auto_pad`` as the operator defines them."""
+    mode = str(node.attributes.get("auto_pad", "NOTSET"))
+    if not mode.startswith("SAME"):
+        return _numbers(node.attributes.get("pads", ()))
+    strides = _numbers(node.attributes.get("strides", ())) or (1,) * len(kernel)
+    dilations = _numbers(node.attributes.get("dilations", ())) or (1,) * len(kernel)
+    whole = [
+        max(0, (-(-size // stride) - 1) * stride + (taps - 1) * step + 1 - size)
+        for size, taps, stride, step in zip(sizes, kernel, strides, dilations, strict=True)
+    ]
+    less, more = [pad // 2 for pad in whole], [pad - pad // 2 for pad in whole]
+    return (*less, *more) if mode == "SAME_UPPER" else (*more, *less)
 
 
 def _numbers(value: object) -> tuple[int, ...]:

@@ -74,7 +74,11 @@ def refine(job: Job) -> Job:
     for one in searched:
         if one.name:
             names.setdefault(one.group, {})[one.scheme] = one.name
-    told = [(one.group, Remedy(f"{one.by}, {one.scheme}", one.share, True, True, one.scheme)) for one in searched]
+    told = [
+        (one.group, Remedy(f"{one.by}, {one.scheme}", one.share, measured=True, taken=True, scheme=one.scheme))
+        for one in searched
+        if one.name
+    ]
     model = job.model.knowing(kept)
     return replace(job, model=model, conversions=Conversions(model), codes=names, remedies=added(job.remedies, told))
 

@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 
 from fewbits.data.batches import Array, Arrays
-from fewbits.data.padding import batch_size, pad
+from fewbits.data.padding import batch_size
 from fewbits.flow.job import Job
+from fewbits.flow.observing import padded
 from fewbits.grouping import Group
 
 _BATCH: Final = 8
@@ -23,8 +24,7 @@ def sampled_rows(job: Job, tensors: Sequence[str], samples: int, rows: int) -> I
     data = split.take(range(min(samples, split.samples)))
     fixed = batch_size(job.model.inputs, 0)
     share = max(1, rows // ceil(max(data.samples, 1) / (fixed or _BATCH)))
-    batches = (pad(batch, fixed) if fixed else batch for batch in data.batches(fixed or _BATCH))
-    for seen in job.model.observe(batches, tensors):
+    for seen in job.model.observe(padded(job, data, fixed or _BATCH), tensors):
         found = {}
         for tensor in tensors:
             flat = seen[tensor].reshape(-1, seen[tensor].shape[-1])

@@ -43,9 +43,10 @@ def smooth(job: Job) -> Job:
     tried = job.journal.step("smoothing", "factors", _Found, lambda: _factors(job, wanted)) if wanted else {}
     found = {tensor: factors for tensor, (factors, _) in tried.items() if factors}
     told = [
-        (group.name, Remedy("SmoothQuant", tried[group.operands[0]][1], True, True, scheme="smoothed"))
+        (group.name, Remedy("SmoothQuant", share, measured=True, taken=bool(factors), scheme="smoothed"))
         for group in wanted
         if group.operands[0] in tried
+        for factors, share in [tried[group.operands[0]]]
     ]
     sites = tuple(_narrowed(job, site, found) for site in job.sites)
     return replace(job, smoothing=found, sites=sites, remedies=added(job.remedies, told))

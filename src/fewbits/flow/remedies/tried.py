@@ -9,7 +9,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Remedy:
     """A remedy, the squared error after it over that before, expected or `measured`, and whether it was `taken`; for
-    which `scheme` of the group, "" for all with static codes."""
+    which `scheme` of the group, or what stands in its text (``smoothed``); "" for all with static codes."""
 
     name: str
     share: float
