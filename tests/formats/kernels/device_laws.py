@@ -57,6 +57,7 @@ LAYOUTS = (
     ("int8/tensor/pow2", (33, 21)),
     ("int8f6/tile8x8/pow2-even", (33, 21)),
     ("fp8_e4m3/tensor", (100, 60)),
+    ("fp8_e4m3/tensor", (300, 205)),
     ("fp8_e5m2/channel", (6, 333)),
     ("fp8_e4m3/tile200x150", (210, 155)),
     ("bfp8/tile24x24", (50, 100)),

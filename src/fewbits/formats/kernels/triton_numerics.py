@@ -38,8 +38,12 @@ def widen(x, NATIVE: tl.constexpr):
     """float32, bfloat16 or float16 as float32, exactly."""
     if x.dtype == tl.float32:
         wide = x
-    elif NATIVE:
+    elif NATIVE and x.dtype == tl.bfloat16:
         wide = x.to(tl.float32)
+    elif NATIVE:
+        # The conversion of the hardware forgets the sign of NaN.
+        pattern = x.to(tl.int16, bitcast=True).to(tl.int32)
+        wide = float_of(bits_of(x.to(tl.float32)) | (pattern & -0x80000000))
     else:
         pattern = x.to(tl.int16, bitcast=True).to(tl.int32)
         if x.dtype == tl.bfloat16:
