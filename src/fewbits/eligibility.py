@@ -10,19 +10,26 @@ from fewbits.graph import Graph, Kind, Node, Tensor
 from fewbits.grouping import Group
 
 
-def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool = False) -> str:
+def obstacle(
+    graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool = False, casts_tables: bool = False
+) -> str:
     """Why `group` cannot be written in `scheme`; "" if it can. `gives_floats`: a product on codes can give floats,
-    whatever it is; otherwise a convolution cannot."""
+    whatever it is; otherwise a convolution cannot. `casts_tables`: a table may be held in a small float, in which the
+    rows then come out."""
     if scheme.is_fp32:
         return ""
     if _is_empty(graph, group):
         return "it works on tensors without elements"
     if group.kind is Kind.LSTM:
         return _recurrent(graph, group, scheme)
+    if group.kind is Kind.GATHER and scheme.is_cast and casts_tables:
+        return ""
     if group.kind is Kind.GATHER:
         return _table(graph, group, scheme)
     if scheme.is_cast:
         return _cast(graph, group)
+    if group.kind is Kind.ATTENTION:
+        return "attention that is one call is computed in floats only"
     if scheme.is_static:
         return _static(graph, group, smoothed=scheme.smoothed, gives_floats=gives_floats)
     return _stored(graph, group, scheme)
@@ -103,7 +110,7 @@ def _static(graph: Graph, group: Group, *, smoothed: bool, gives_floats: bool) -
 def _wrong_type(graph: Graph, anchor: Node) -> str:
     tensors = [graph.tensors.get(name) for name in (*anchor.inputs, *anchor.outputs)]
     dtypes = {tensor.dtype for tensor in tensors if tensor is not None} - {"unknown"}
-    other = sorted(dtypes - {"float32", "int64"})
+    other = sorted(dtypes - {"float32", "int64", "bool"})
     if other:
         return f"it computes in {other[0]}; fewer bits take the place of float32 only, so export the model in float32"
     return "" if "float32" in dtypes else "the type that it computes in is not known"

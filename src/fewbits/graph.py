@@ -29,6 +29,7 @@ class Kind(StrEnum):
     HARD_SIGMOID = "hard_sigmoid"
     SIGMOID = "sigmoid"
     GELU = "gelu"
+    ATTENTION = "attention"
     SOFTMAX = "softmax"
     LAYER_NORM = "layer_norm"
     CONCAT = "concat"

@@ -5,6 +5,7 @@ Sorts of groups:
 * **products**: a convolution or matrix product with its batch norm, bias and activation;
 * **joints**: an operation between products that a runtime may run on integers (addition,
   multiplication, concat, average pool) with the activation behind it;
+* **attentions**: both products with their Softmax, where that is one call;
 * **recurrent layers**: an LSTM, both of whose products share the scheme;
 * **tables**: a constant matrix whose rows are looked up (embeddings);
 * **carriers** are not groups: max-pool, reshape, transpose and slice have no scheme of their own,
@@ -54,7 +55,7 @@ class Group:
     @property
     def is_product(self) -> bool:
         """Whether the anchor multiplies and accumulates; otherwise the group is a joint."""
-        return self.kind in PRODUCTS
+        return self.kind in PRODUCTS or self.kind is Kind.ATTENTION
 
 
 def group(graph: Graph) -> tuple[Group, ...]:
@@ -69,6 +70,7 @@ def group(graph: Graph) -> tuple[Group, ...]:
                     found.append(made)
                     taken.update(made.nodes)
     found += [_recurrent(graph, node) for node in graph.nodes if node.kind is Kind.LSTM and _is_closed(graph, node)]
+    found += [_attention(graph, node) for node in graph.nodes if node.kind is Kind.ATTENTION]
     found += [_table(node) for node in graph.nodes if node.kind is Kind.GATHER and _looks_up_rows(graph, node)]
     order = {node.name: index for index, node in enumerate(graph.nodes)}
     return tuple(sorted(found, key=lambda made: order[made.name]))
@@ -125,6 +127,11 @@ def _table(node: Node) -> Group:
     return Group(
         node.name, node.kind, (node.name,), node.inputs[1:], node.inputs[0], "", node.outputs[0], node.outputs[0]
     )
+
+
+def _attention(graph: Graph, node: Node) -> Group:
+    floats = tuple(name for name in node.inputs if not graph.is_constant(name) and _dtype(graph, name) == "float32")
+    return Group(node.name, node.kind, (node.name,), floats, "", "", node.outputs[0], node.outputs[0])
 
 
 def _joint(graph: Graph, anchor: Node) -> Group | None:

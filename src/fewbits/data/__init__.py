@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 
 from fewbits.data.arrays import ArrayDataset
-from fewbits.data.batches import Array, Batch, Dataset
+from fewbits.data.batches import Batch, Dataset
 from fewbits.data.callables import load_callable, running
 from fewbits.data.checked import CheckedDataset
 from fewbits.data.checks import conform
+from fewbits.data.forms import DataSource, is_dataset, is_pair
 from fewbits.data.image_form import image_form
 from fewbits.data.image_options import ImageOptions, Layout
 from fewbits.data.iterables import as_batch, from_batches
@@ -22,8 +22,6 @@ from fewbits.errors import DataError
 from fewbits.graph import Tensor
 
 __all__ = ["DataSource", "Dataset", "ImageOptions", "Layout", "open_data"]
-
-DataSource = str | PathLike[str] | Dataset | Mapping[str, Array] | Array | Iterable[object]
 
 _SOURCES = (
     "give an .npz file, a folder of images, or a function that yields batches as module:function or file.py:function"
@@ -58,19 +56,6 @@ def open_data(source: DataSource, inputs: Sequence[Tensor], *, images: ImageOpti
     return _from_object(source, inputs, "the data")
 
 
-@runtime_checkable
-class _Readable(Protocol):
-    """The methods of a Dataset: looking at these computes nothing, while its properties might."""
-
-    def batches(self, size: int) -> Iterable[Batch]: ...
-
-    def take(self, indices: Sequence[int]) -> Dataset: ...
-
-
-def _is_dataset(source: object) -> TypeGuard[Dataset]:
-    return isinstance(source, _Readable)
-
-
 def _from_text(text: str, inputs: Sequence[Tensor], images: ImageOptions | None) -> Dataset:
     path = Path(text)
     if path.is_dir():
@@ -97,20 +82,10 @@ def _from_folder(path: Path, inputs: Sequence[Tensor], options: ImageOptions) ->
 
 
 def _from_object(source: object, inputs: Sequence[Tensor], where: str) -> Dataset:
-    if _is_dataset(source):
+    if is_dataset(source):
         return CheckedDataset.of(source, inputs)
-    if isinstance(source, Batch | Mapping | np.ndarray) or _is_pair(source):
+    if isinstance(source, Batch | Mapping | np.ndarray) or is_pair(source):
         return ArrayDataset.of(as_batch(source, inputs, where))
     if isinstance(source, str | bytes) or not isinstance(source, Iterable):
         raise DataError(f"{where}: {type(source).__name__} cannot be read as data; {_SOURCES}, arrays, or batches")
     return from_batches(source, inputs, where)
-
-
-def _is_pair(source: object) -> bool:
-    """Whether `source` is one (inputs, labels) rather than a tuple of batches."""
-    return (
-        isinstance(source, tuple)
-        and len(source) == 2
-        and isinstance(source[0], np.ndarray | Mapping)
-        and isinstance(source[1], np.ndarray)
-    )

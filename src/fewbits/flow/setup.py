@@ -13,6 +13,7 @@ from fewbits.calibration.ranges import method
 from fewbits.costs.table import CostTable
 from fewbits.data import Dataset, DataSource, ImageOptions, open_data
 from fewbits.data.batches import Arrays
+from fewbits.data.raw import Raw, look
 from fewbits.errors import DataError, ModelError, UsageError
 from fewbits.evaluation import Direction, Evaluator, Predict
 from fewbits.flow.conversions import Conversions
@@ -27,7 +28,7 @@ from fewbits.flow.time.deadline import Deadline
 from fewbits.flow.time.pace import Pace
 from fewbits.grouping import Group, group
 from fewbits.limits import UNLIMITED, Limits
-from fewbits.models import ModelSource, open_model
+from fewbits.models import ModelSource, is_module, open_model
 from fewbits.models.protocol import Model
 from fewbits.progress import Progress
 from fewbits.record import RunRecord
@@ -153,11 +154,14 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
             f"the model for bytes is {SIMULATED}:size"
         )
     progress.stage("open model and data")
-    targets = open_targets(request.target, request.threads, max(1, streams))
-    model = open_model(source)
+    of_torch = is_module(source)
+    targets = open_targets(request.target, request.threads, max(1, streams), torch=of_torch)
+    # What a module reads, its data says; what an ONNX model reads, it says itself.
+    raw = look(request.data) if of_torch else Raw(request.data, ())
+    model = open_model(source, raw.items)
     refuse_quantised(model.graph)
     for_calibration_only = _is_folder(request.calibration) and not _is_folder(request.data)
-    data = open_data(request.data, model.inputs, images=None if for_calibration_only else request.images)
+    data = open_data(raw.source, model.inputs, images=None if for_calibration_only else request.images)
     calibration = None
     if request.calibration is not None:
         images = request.images if _is_folder(request.calibration) else None

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, TypeGuard, Union
 
 from fewbits.errors import ModelError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from torch.nn import Module
 
     from fewbits.data.weights import Weights
     from fewbits.models.protocol import Model
 
-ModelSource = Union[str, Path, bytes, "ModelProto", "Model"]
+ModelSource = Union[str, Path, bytes, "ModelProto", "Module", "Model"]
 
 
-def open_model(source: ModelSource) -> Model:
-    """Open an ONNX model from its path, its bytes, or a ``ModelProto`` (which is copied, never changed).
+def open_model(source: ModelSource, items: Sequence[object] = ()) -> Model:
+    """Open an ONNX model from its path, its bytes, or a ``ModelProto`` (which is copied, never changed), or a PyTorch
+    module (which is never changed). A module is exported with the first of `items`: batches without labels, as
+    mappings from argument to array, or single arrays.
 
     Raises:
-        ModelError: not an ONNX model, truncated, missing external data, NaN or Inf in its weights.
+        ModelError: not an ONNX model, truncated, missing external data, NaN or Inf in its weights; a module that cannot
+            be exported.
+        DataError: `items` and a module do not go together.
     """
     # The framework is imported when a model of it is opened, so that `import fewbits` stays light.
     from fewbits.models.onnx_model import OnnxModel, is_proto  # noqa: PLC0415
 
-    if isinstance(source, OnnxModel):
+    if is_module(source):
+        from fewbits.models.pytorch.model import TorchModel  # noqa: PLC0415  as above
+
+        return TorchModel.of_items(source, items)
+    if isinstance(source, OnnxModel) or (_knows_torch() and _is_torch_model(source)):
         return source
     if isinstance(source, (str, Path)):
         return OnnxModel.load(Path(source))
@@ -33,7 +44,29 @@ def open_model(source: ModelSource) -> Model:
         return OnnxModel.from_bytes(source)
     if is_proto(source):
         return OnnxModel.from_proto(source)
-    raise ModelError(f"cannot open a model from {type(source).__name__}; give a path, bytes or an onnx.ModelProto")
+    raise ModelError(
+        f"cannot open a model from {type(source).__name__}; give a path, bytes, an onnx.ModelProto or a torch.nn.Module"
+    )
+
+
+def is_module(source: object) -> TypeGuard[Module]:
+    """Whether `source` is a PyTorch module."""
+    if not _knows_torch():
+        return False
+    from torch.nn import Module  # noqa: PLC0415  as above
+
+    return isinstance(source, Module)
+
+
+def _is_torch_model(source: object) -> TypeGuard[Model]:
+    from fewbits.models.pytorch.model import TorchModel  # noqa: PLC0415  as above
+
+    return isinstance(source, TorchModel)
+
+
+def _knows_torch() -> bool:
+    """Whether anybody in this process has imported PyTorch: otherwise nothing can be a module."""
+    return "torch" in sys.modules
 
 
 def open_tensors(path: Path) -> Weights:
@@ -47,4 +80,4 @@ def open_tensors(path: Path) -> Weights:
     return onnx_tensors.open_tensors(path)
 
 
-__all__ = ["ModelSource", "open_model", "open_tensors"]
+__all__ = ["ModelSource", "is_module", "open_model", "open_tensors"]

@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from fewbits.targets.protocol import Target
 
 TARGETS: Final = ("onnxruntime:cpu", "openvino:cpu")
-"""The names that `open_target` knows, besides ``auto``."""
+"""What serves ONNX models: names that `open_target` knows, besides ``auto``."""
 
+TORCH_TARGETS: Final = ("torch:cpu", "torch:cpu:compiled", "torch:cuda", "torch:cuda:compiled")
+"""What serves PyTorch modules."""
 
 SIMULATED: Final = "simulated"
 """What names of targets begin with, before a colon and a cost model, whose hardware is not at hand."""
 
-_WITH: Final = {"openvino": "'fewbits[openvino]'"}
+_WITH: Final = {"openvino": "'fewbits[openvino]'", "torch": "'fewbits[torch]'"}
 
 
 def open_target(text: str = "auto", threads: int = 0, streams: int = 1) -> Target:
@@ -37,18 +39,24 @@ def open_target(text: str = "auto", threads: int = 0, streams: int = 1) -> Targe
         from fewbits.targets.simulated import Simulated  # noqa: PLC0415
 
         return Simulated.of(text.partition(":")[2], threads)
-    name = installed()[0] if text == "auto" else {one.partition(":")[0]: one for one in TARGETS}.get(text, text)
-    if name not in TARGETS:
-        near = get_close_matches(text, TARGETS, n=1, cutoff=0.4)
+    known = (*TARGETS, *TORCH_TARGETS)
+    short = {one.partition(":")[0]: one for one in reversed(known)}
+    name = installed()[0] if text == "auto" else short.get(text, text)
+    if name not in known:
+        near = get_close_matches(text, known, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise TargetError(
-            f"unknown target {text!r}; choose auto or {', '.join(TARGETS)}, or "
+            f"unknown target {text!r}; choose auto or {', '.join(known)}, or "
             f"{SIMULATED}:MODEL with a cost model such as mpic{hint}"
         )
     package = name.partition(":")[0]
     if find_spec(package) is None:
         raise TargetError(f"the target {name} needs the package {package}: pip install {_WITH.get(package, package)}")
     # A runtime is imported when it is opened, so that `import fewbits` stays light.
+    if package == "torch":
+        from fewbits.targets.pytorch import Torch  # noqa: PLC0415
+
+        return Torch.of(threads, streams, name.split(":")[1], compiled=name.endswith(":compiled"))
     if package == "openvino":
         from fewbits.targets.openvino import OpenVino  # noqa: PLC0415
 
@@ -58,9 +66,14 @@ def open_target(text: str = "auto", threads: int = 0, streams: int = 1) -> Targe
     return OnnxRuntime.of(threads, streams)
 
 
-def open_targets(text: str = "auto", threads: int = 0, streams: int = 1) -> tuple[Target, ...]:
-    """Every installed runtime for ``auto``, else the one that `text` names. Raises as `open_target`."""
-    return tuple(open_target(name, threads, streams) for name in (installed() if text == "auto" else (text,)))
+def open_targets(text: str = "auto", threads: int = 0, streams: int = 1, *, torch: bool = False) -> tuple[Target, ...]:
+    """Every installed runtime for ``auto``, else the one that `text` names. `torch`: for a PyTorch module, not for an
+    ONNX model. Raises as `open_target`, and TargetError for a runtime of the other sort."""
+    if not is_simulated(text) and text != "auto" and text.startswith("torch") != torch:
+        wanted = "PyTorch modules" if not torch else "ONNX models"
+        raise TargetError(f"{text} serves {wanted}; choose auto or {', '.join(TORCH_TARGETS if torch else TARGETS)}")
+    automatic = TORCH_TARGETS[:1] if torch else installed()
+    return tuple(open_target(name, threads, streams) for name in (automatic if text == "auto" else (text,)))
 
 
 def is_simulated(text: str) -> bool:
@@ -73,4 +86,4 @@ def installed() -> tuple[str, ...]:
     return tuple(name for name in TARGETS if find_spec(name.partition(":")[0]) is not None) or TARGETS[:1]
 
 
-__all__ = ["SIMULATED", "TARGETS", "installed", "is_simulated", "open_target", "open_targets"]
+__all__ = ["SIMULATED", "TARGETS", "TORCH_TARGETS", "installed", "is_simulated", "open_target", "open_targets"]

@@ -1,0 +1,222 @@
+"""A `Program` as the project's own Graph: nodes by module path, weights by their own names."""
+
+from __future__ import annotations
+
+import operator as python_operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import fx
+
+from fewbits.graph import AttributeValue, Graph, Kind, Node, Tensor
+from fewbits.models.pytorch.call_form import output_names
+from fewbits.models.pytorch.kinds import JOINS, KINDS, operator
+from fewbits.models.pytorch.program import Program
+
+_LARGE = 65504.0
+"""What fp16 holds: a constant beyond it stands for infinity, as in masks."""
+_NAMED_BY_MODULE = frozenset(
+    {Kind.GEMM, Kind.CONV, Kind.CONV_TRANSPOSE, Kind.GATHER, Kind.BATCH_NORM, Kind.LAYER_NORM, Kind.MATMUL}
+)
+_ORDER: Mapping[str, tuple[int, ...]] = {"addmm": (1, 2, 0)}
+"""Operators whose operands stand in another order than ours: first operand, second, bias."""
+_ATTRIBUTES: Mapping[str, Mapping[str, AttributeValue]] = {"linear": {"transB": 1}}
+
+
+@dataclass(frozen=True)
+class Described:
+    """The `graph` of a program, and which call each of its nodes and tensors is."""
+
+    graph: Graph
+    calls: Mapping[str, fx.Node]
+    values: Mapping[str, fx.Node]
+
+    @cached_property
+    def names(self) -> Mapping[fx.Node, str]:
+        """Call → name of its node."""
+        return {call: name for name, call in self.calls.items()}
+
+
+def describe(program: Program) -> Described:
+    """The graph of `program`. What takes an element of a tuple is part of the call that gives it."""
+    names = _names(program)
+    tensor_names = _tensor_names(program, names)
+    endless = _endless(program)
+    tensors: dict[str, Tensor] = {}
+    nodes: list[Node] = []
+    calls: dict[str, fx.Node] = {}
+    for one in program.graph.nodes:
+        if one not in tensor_names:
+            continue
+        name = tensor_names[one]
+        tensors[name] = _tensor(one, name, finite=one not in endless)
+        if one in names:
+            calls[names[one]] = one
+            inputs = tuple(tensor_names.get(operand, "") for operand in _operands(one))
+            nodes.append(Node(names[one], _kind(one), operator(one.target), inputs, (name,), _attributes(one)))
+    graph = Graph(
+        tuple(nodes),
+        tensors,
+        tuple(tensor_names[one] for one in program.inputs),
+        tuple(tensor_names[one] for one in program.outputs),
+    )
+    return Described(graph, calls, {name: one for one, name in tensor_names.items()})
+
+
+def _names(program: Program) -> dict[fx.Node, str]:
+    """A name for every call that computes: the path of the module whose work it is, and what else it needs."""
+    found: dict[fx.Node, str] = {}
+    taken: set[str] = set()
+    for one in program.graph.nodes:
+        if one.op not in ("call_function", "call_module") or _is_element(one) or not _gives_tensor(one):
+            continue
+        path = _path(one)
+        plain = _kind(one) in _NAMED_BY_MODULE and _is_of_torch(one)
+        name = path if plain and path else f"{path}.{one.name}" if path else one.name
+        if name in taken:
+            name = f"{name}.{one.name}"
+        taken.add(name)
+        found[one] = name
+    return found
+
+
+def _tensor_names(program: Program, names: Mapping[fx.Node, str]) -> dict[fx.Node, str]:
+    given = dict(zip(reversed(program.outputs), reversed(output_names(program.call.outputs)), strict=True))
+    found: dict[fx.Node, str] = {}
+    taken = {str(one.target) for one in program.graph.nodes if one.op in ("placeholder", "get_attr")}
+    for one in program.graph.nodes:
+        if one.op in ("placeholder", "get_attr"):
+            found[one] = str(one.target)
+        elif _is_element(one):
+            source = one.args[0]
+            # Of a tuple, the first element is the result; nobody reads the others in inference.
+            if one.args[1] == 0 and isinstance(source, fx.Node) and source in names:
+                found[one] = found[source]
+        elif one in names:
+            wanted = given.get(one) or _given_element(one, given) or names[one]
+            found[one] = wanted if wanted not in taken else names[one]
+    return found
+
+
+def _given_element(one: fx.Node, given: Mapping[fx.Node, str]) -> str:
+    return next((given[user] for user in one.users if _is_element(user) and user in given), "")
+
+
+def element_of(node: fx.Node) -> fx.Node | None:
+    """The call whose first result `node` takes, if it takes one."""
+    source = node.args[0] if _is_element(node) and node.args[1] == 0 else None
+    return source if isinstance(source, fx.Node) else None
+
+
+def _is_element(node: fx.Node) -> bool:
+    return node.target is python_operator.getitem
+
+
+def _gives_tensor(node: fx.Node) -> bool:
+    return _value(node) is not None
+
+
+def _value(node: fx.Node) -> torch.Tensor | None:
+    """What `node` gave when it was traced; the first of several."""
+    value = node.meta.get("val")
+    if isinstance(value, tuple | list) and value:
+        value = value[0]
+    return value if isinstance(value, torch.Tensor) else None
+
+
+def _path(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack")
+    entries = [] if not stack else [entry[0] for entry in stack.values()]
+    path = str(entries[-1]) if entries else ""
+    return "" if path.startswith("_empty") else path.removeprefix("L['self'].").removeprefix("L['self']")
+
+
+def _is_of_torch(node: fx.Node) -> bool:
+    """Whether the innermost module is a layer, and not a model of the user's that calls functions."""
+    stack = node.meta.get("nn_module_stack")
+    entries = [] if not stack else [entry[1] for entry in stack.values()]
+    return bool(entries) and (str(entries[-1]).startswith("torch.nn") or len(_products_in(node)) == 1)
+
+
+def _products_in(node: fx.Node) -> list[fx.Node]:
+    """The calls of the same module with weights."""
+    path = _path(node)
+    return [
+        one
+        for one in node.graph.nodes
+        if one.op == "call_function" and _path(one) == path and _kind(one) in _NAMED_BY_MODULE
+    ]
+
+
+def _kind(node: fx.Node) -> Kind:
+    name = operator(node.target)
+    kind = KINDS.get(name, Kind.OTHER)
+    if kind in JOINS:
+        both = all(isinstance(one, fx.Node) and _value(one) is not None for one in node.args[:2])
+        return kind if both and node.kwargs.get("alpha", 1) == 1 else Kind.OTHER
+    if name.startswith("adaptive_avg_pool"):
+        wanted = node.args[1]
+        return Kind.GLOBAL_AVERAGE_POOL if wanted in (1, [1], [1, 1]) else Kind.OTHER
+    return kind
+
+
+def _operands(node: fx.Node) -> Iterator[fx.Node]:
+    """The tensors that `node` reads, in our order; an absent bias in the middle does not occur."""
+    places = _ORDER.get(operator(node.target))
+    args = list(node.args) if places is None else [node.args[place] for place in places]
+    for value in (*args, *node.kwargs.values()):
+        if isinstance(value, fx.Node):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (one for one in value if isinstance(one, fx.Node) and _value(one) is not None)
+
+
+def _attributes(node: fx.Node) -> dict[str, AttributeValue]:
+    """Arguments that are plain numbers and texts, by their names in the operator's schema."""
+    found: dict[str, AttributeValue] = dict(_ATTRIBUTES.get(operator(node.target), {}))
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return found
+    names = [argument.name for argument in node.target._schema.arguments]
+    for name, value in (*zip(names, node.args, strict=False), *node.kwargs.items()):
+        match value:
+            case bool():
+                found[name] = int(value)
+            case int() | float() | str():
+                found[name] = value
+            case list() | tuple() if value and all(isinstance(one, int) for one in value):
+                found[name] = tuple(one for one in value if isinstance(one, int))
+            case _:
+                continue
+    return found
+
+
+def _tensor(node: fx.Node, name: str, *, finite: bool) -> Tensor:
+    value = _value(node)
+    if value is None:
+        return Tensor(name, "unknown", None, node.op == "get_attr", finite)
+    shape = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+    return Tensor(name, str(value.dtype).removeprefix("torch."), shape, node.op == "get_attr", finite)
+
+
+def _endless(program: Program) -> frozenset[fx.Node]:
+    """What comes from constants that stand for infinity, as far as it is only moved, chosen from or added to."""
+    found: set[fx.Node] = set()
+    for one in program.graph.nodes:
+        value = _value(one)
+        if one.op != "call_function" or value is None or not value.is_floating_point():
+            continue
+        scalars = (arg for arg in (*one.args, *one.kwargs.values()) if isinstance(arg, float | int))
+        large = any(abs(arg) > _LARGE for arg in scalars if not isinstance(arg, bool)) and isinstance(
+            next((a for a in scalars), 0.0), float | int
+        )
+        is_made = operator(one.target) in _MAKES_MASKS and large
+        passes = _kind(one) in (Kind.RESHAPE, Kind.TRANSPOSE, Kind.SLICE) or operator(one.target) in _PASSES
+        if is_made or (passes and any(source in found for source in one.all_input_nodes)):
+            found.add(one)
+    return frozenset(found)
+
+
+_MAKES_MASKS = frozenset({"full", "full_like", "masked_fill", "scalar_tensor", "mul", "where", "fill"})
+_PASSES = frozenset({"expand", "where", "masked_fill", "add", "mul", "_to_copy", "to", "index", "triu", "tril"})

@@ -1,0 +1,124 @@
+"""PyTorch models behind the `Model` protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import nn
+
+from fewbits.codes import Codes
+from fewbits.data.batches import Array, Arrays, Batch
+from fewbits.errors import ModelError, PlanError
+from fewbits.graph import Graph, Tensor
+from fewbits.grouping import Group
+from fewbits.models.protocol import Artifact, Regions
+from fewbits.models.pytorch.call_form import Arguments, output_names
+from fewbits.models.pytorch.converted import Converted, artifact
+from fewbits.models.pytorch.converting import convert, plain
+from fewbits.models.pytorch.examples import example_of
+from fewbits.models.pytorch.exporting import Dynamic, export
+from fewbits.models.pytorch.graph import Described, describe
+from fewbits.models.pytorch.observing import array_of, observe
+from fewbits.models.pytorch.program import Program, digest, weight_of
+from fewbits.models.pytorch.regions import cut
+from fewbits.plan import Plan
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """A PyTorch model. Weights are shared with the module that it was made from, which is never changed."""
+
+    program: Program
+    described: Described
+    sha256: str
+    source: Path | None = None
+    _codes: Codes = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, module: nn.Module, example: Arguments, dynamic: Dynamic | None = None) -> TorchModel:
+        """`module` as it computes on arguments such as `example`. Raises ModelError."""
+        return cls._of(export(module, example, dynamic))
+
+    @classmethod
+    def of_items(cls, module: nn.Module, items: Sequence[object]) -> TorchModel:
+        """`module` as it computes on batches such as `items`. Raises ModelError, DataError."""
+        return cls.of(module, *example_of(module, items))
+
+    @classmethod
+    def _of(cls, program: Program) -> TorchModel:
+        _check_weights(program)
+        return cls(program, describe(program), digest(program.module))
+
+    @property
+    def graph(self) -> Graph:
+        """Nodes and tensors."""
+        return self.described.graph
+
+    @property
+    def inputs(self) -> Sequence[Tensor]:
+        """What the model reads, in order, without its weights."""
+        return tuple(self.graph.tensors[name] for name in self.graph.inputs)
+
+    @property
+    def outputs(self) -> Sequence[Tensor]:
+        """What the model gives, in order."""
+        names = output_names(self.program.call.outputs)
+        tensors = [self.graph.tensors[name] for name in self.graph.outputs]
+        return tuple(replace(tensor, name=name) for name, tensor in zip(names, tensors, strict=True))
+
+    def weight(self, name: str) -> Array:
+        """The constant tensor `name`. Raises KeyError."""
+        if not self.graph.is_constant(name):
+            raise KeyError(name)
+        return array_of(weight_of(self.program.module, name))
+
+    def observe(self, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
+        """See Model.observe."""
+        return observe(self.program, self.described, batches, tensors)
+
+    def regions(self, groups: Sequence[Group], shapes: Mapping[str, tuple[int, ...]]) -> Regions:
+        """See Model.regions."""
+        found = cut(self.program, self.described, groups)
+        return Regions(TorchModel._of(found.program), found.inputs)
+
+    def original(self) -> Artifact:
+        """The model as it was given."""
+        return self._original
+
+    @cached_property
+    def _original(self) -> Artifact:
+        return artifact(plain(self.program, self.described))
+
+    def knowing(self, codes: Codes) -> Self:
+        """See Model.knowing."""
+        return replace(self, _codes=codes)
+
+    def equalised(self, factors: Mapping[str, str]) -> Self:
+        """The model itself where there are no factors. Raises PlanError for any: channels of modules are not scaled."""
+        if factors:
+            raise PlanError("the plan equalises channels, which is done to ONNX models only; tune the module itself")
+        return self
+
+    def converted(self, plan: Plan) -> Artifact:
+        """The model under `plan`. Raises PlanError if the plan does not fit."""
+        return artifact(self.module(plan))
+
+    def module(self, plan: Plan) -> Converted:
+        """The model under `plan`, as a module. Raises PlanError if the plan does not fit."""
+        if plan.model_sha256 != self.sha256:
+            raise PlanError(
+                f"the plan was made for another model ({plan.model_sha256[:12]}, not {self.sha256[:12]}); "
+                "convert the model that the plan was made for, or apply it anyway with force=True"
+            )
+        return convert(self.program, self.described, plan)
+
+
+def _check_weights(program: Program) -> None:
+    for name, tensor in program.module.named_parameters():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"the weight {name} has NaN or infinite values; train the model again, or mend it")

@@ -1,0 +1,81 @@
+"""Groups of a program side by side as a program of their own: what costs and errors are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from fewbits.grouping import Group
+from fewbits.models.pytorch.call_form import CallForm
+from fewbits.models.pytorch.graph import Described
+from fewbits.models.pytorch.program import Program, holder, weight_of
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The program of the groups; `inputs` maps what it reads to tensors of the whole."""
+
+    program: Program
+    inputs: dict[str, str]
+
+
+def cut(program: Program, described: Described, groups: Sequence[Group]) -> Cut:
+    """`groups` next to each other; every tensor that a group reads is an input, the result of each an output."""
+    graph = fx.Graph()
+    inputs: dict[str, str] = {}
+    results: list[fx.Node] = []
+    tensors: dict[str, torch.Tensor] = {}
+    placeholders: list[fx.Node] = []
+    # Inputs come first.
+    plans: list[tuple[Group, dict[fx.Node, fx.Node]]] = []
+    for number, made in enumerate(groups):
+        known: dict[fx.Node, fx.Node] = {}
+        own = {described.calls[name] for name in made.nodes}
+        outside = [
+            source
+            for name in made.nodes
+            for source in described.calls[name].all_input_nodes
+            if source.op != "get_attr" and source not in own and not _is_inside(source, own)
+        ]
+        for place, source in enumerate(dict.fromkeys(outside)):
+            name = f"region_{number}_{place}"
+            known[source] = graph.placeholder(name)
+            known[source].meta = dict(source.meta)
+            placeholders.append(known[source])
+            inputs[name] = next(tensor for tensor, call in described.values.items() if call is source)
+        plans.append((made, known))
+    for made, known in plans:
+        names = set(made.nodes)
+        calls = [
+            node
+            for node in program.graph.nodes
+            if described.names.get(node) in names or _is_inside(node, {described.calls[name] for name in names})
+        ]
+        for node in calls:
+            for source in node.all_input_nodes:
+                if source.op == "get_attr" and source not in known:
+                    known[source] = graph.get_attr(str(source.target))
+                    known[source].meta = dict(source.meta)
+                    tensors[str(source.target)] = weight_of(program.module, str(source.target))
+            known[node] = graph.node_copy(node, known.__getitem__)
+        results.append(known[calls[-1]])
+    graph.output(tuple(results))
+    flat = fx.GraphModule(holder(tensors), graph)
+    names_of = [str(node.target) for node in placeholders]
+    call = CallForm(
+        tuple(names_of),
+        {},
+        {name: place for place, name in enumerate(names_of)},
+        tuple(range(len(names_of))),
+        {},
+        tuple(range(len(results))),
+    )
+    return Cut(Program(flat, call), inputs)
+
+
+def _is_inside(node: fx.Node, own: set[fx.Node]) -> bool:
+    """Whether `node` takes an element of what one of `own` gives."""
+    return bool(node.args) and str(node.target).endswith("getitem>") and node.args[0] in own

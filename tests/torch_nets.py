@@ -1,0 +1,54 @@
+"""PyTorch modules of the kinds that users have, small."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from fewbits.eligibility import obstacle
+from fewbits.formats.scheme import Scheme
+from fewbits.grouping import group
+from fewbits.models.pytorch.model import TorchModel
+from fewbits.plan import Choice, Plan
+
+
+class Residual(nn.Module):
+    """Convolutions with batch norms, an addition in place, a pooled classifier."""
+
+    def __init__(self, channels: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3, padding=1)
+        self.stem_norm = nn.BatchNorm2d(channels)
+        self.inner = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.inner_norm = nn.BatchNorm2d(channels)
+        self.active = nn.ReLU(inplace=True)
+        self.classifier = nn.Linear(channels, 10)
+        with torch.no_grad():
+            for norm in (self.stem_norm, self.inner_norm):
+                norm.running_mean.normal_()
+                norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.active(self.stem_norm(self.stem(x)))
+        y = self.inner_norm(self.inner(x))
+        y += x
+        return self.classifier(self.active(y).mean((2, 3)))
+
+
+def encoder(layers: int = 12, width: int = 16) -> nn.Module:
+    """A stack of torch's own encoder layers."""
+    layer = nn.TransformerEncoderLayer(width, 2, 2 * width, batch_first=True)
+    return nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+
+def plan_of(model: TorchModel, scheme: Scheme, without: Mapping[str, str] | None = None) -> Plan:
+    """Every group of `model` that can have `scheme` in it, but those of `without`."""
+    chosen = {
+        made.name: Choice(str(scheme), "all")
+        for made in group(model.graph)
+        if made.name not in (without or {})
+        and not obstacle(model.graph, made, scheme, gives_floats=True, casts_tables=True)
+    }
+    return Plan(model.sha256, chosen, {})
