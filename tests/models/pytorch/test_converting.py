@@ -68,6 +68,7 @@ def test_the_given_module_is_left_as_it_was() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # torch.compile's own
 def test_what_is_given_back_is_a_module_like_any_other() -> None:
     torch.manual_seed(0)
     module, x = Residual(), torch.randn(4, 3, 8, 8)
