@@ -37,6 +37,7 @@ PARTS = SEAMS | TABLES | MEASURING | TORCH_ARTEFACT
 ALLOWED: Mapping[str, set[str]] = {
     "__about__": set(),
     "errors": set(),
+    "files": set(),
     "outcome": set(),
     "measurement": set(),
     "machine": set(),
@@ -64,10 +65,12 @@ ALLOWED: Mapping[str, set[str]] = {
     "record": {"evaluation", "limits"},
     "models.protocol": DESCRIPTIONS | {"codes", "data"},
     "models.pytorch.call_form": set(),
-    "models.pytorch.converted": {"models.pytorch.call_form", "models.protocol"},
+    "models.pytorch.converted": {"models.pytorch.call_form", "models.protocol", "files"},
+    "config": {"budget"},
+    "mixing": {"config", "formats", "graph", "grouping", "plan"},
     "models": DESCRIPTIONS
     | TORCH_ARTEFACT
-    | {"codes", "dialect", "data", "means", "models.protocol", "refine", "smoothing"},
+    | {"codes", "files", "dialect", "data", "means", "models.protocol", "refine", "smoothing"},
     "targets.protocol": DESCRIPTIONS | {"data", "models.protocol"},
     "targets": DESCRIPTIONS | {"costs", "data"} | SEAMS | TORCH_ARTEFACT,
     "attribution": DESCRIPTIONS | {"targets.protocol"},
@@ -81,7 +84,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "verify": {"graph", "amounts", "data", "evaluation", "metrics", "metric_rows", "budget", "limits", "record"},
     "benchmark": {"data", "targets", "verify"},
     "memory": {"benchmark", "data", "targets", "verify"},
-    "store": {"codes", "record"},
+    "store": {"codes", "files", "record"},
     "weights": {"data", "models"},
     "comparison": {"formats", "data", "graph"},
     "report": {"formats", "comparison", "native", "record"},
@@ -91,6 +94,9 @@ ALLOWED: Mapping[str, set[str]] = {
     | {
         "amounts",
         "attribution",
+        "config",
+        "mixing",
+        "native",
         "codes",
         "costs",
         "limits",
@@ -106,6 +112,8 @@ ALLOWED: Mapping[str, set[str]] = {
     | TABLES
     | MEASURING,
     "doctor": DESCRIPTIONS | SEAMS | {"benchmark", "targets", "models", "costs"} | MEASURING,
+    "mix_precision": {"config", "data", "evaluation", "flow", "models", "models.protocol", "plan", "targets"}
+    | {"targets.protocol", "verify"},
     "native": {"formats"},
     "demo": set(),
     "console": {"report"},

@@ -41,7 +41,9 @@ class Plan:
     scheme read (`fewbits.smoothing`); the range of what is left of tensor ``t`` is that of ``t.smoothed``. `codes`
     names what the weights of some groups become, where that was searched for (`fewbits.codes`); others round to
     nearest. `equalised` has the factors by which channels between products are divided before all else; ranges are
-    of what that leaves. `means` has those of the channels that biases are corrected by (`fewbits.means`).
+    of what that leaves. `means` has those of the channels that biases are corrected by (`fewbits.means`). Around groups
+    that are cast, what is no group follows them, but for the nodes that are `kept` in fp32; `wide_weights` leaves the
+    weights of such groups in fp32, to be cast at every call.
     `model_sha256` says for which model the plan was made, `target` and `machine` where it was measured to be good.
     Raises PlanError if a range is not one.
     """
@@ -56,6 +58,8 @@ class Plan:
     codes: Mapping[str, str] = field(default_factory=dict)
     equalised: Mapping[str, str] = field(default_factory=dict)
     means: Mapping[str, str] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
+    wide_weights: bool = False
     made_by: str = f"fewbits {__about__.VERSION}"
     version: int = VERSION
     notes: tuple[str, ...] = field(default=())

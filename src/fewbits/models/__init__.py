@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, Union
 
@@ -11,10 +11,14 @@ from fewbits.errors import ModelError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-    from torch.nn import Module
+    from torch.nn import Module as Module
 
     from fewbits.data.weights import Weights
+    from fewbits.models.onnx_mixed import ConvertedOnnx
     from fewbits.models.protocol import Model
+    from fewbits.models.pytorch.converted import Converted
+    from fewbits.models.pytorch.deferred import Deferred
+    from fewbits.plan import Plan
 
 ModelSource = Union[str, Path, bytes, "ModelProto", "Module", "Model"]
 
@@ -58,6 +62,43 @@ def is_module(source: object) -> TypeGuard[Module]:
     return isinstance(source, Module)
 
 
+def load_module(path: Path) -> Module:
+    """What ``save`` of a converted PyTorch module wrote to `path`. Raises ModelError."""
+    from fewbits.models.pytorch.converted import load  # noqa: PLC0415  as above
+
+    return load(path)
+
+
+def opened_module(content: bytes) -> Converted:
+    """The converted PyTorch module of an artefact. Raises ModelError."""
+    from fewbits.models.pytorch.converted import opened  # noqa: PLC0415  as above
+
+    return opened(content)
+
+
+def deferred(
+    module: Module, planner: Callable[[Model], Plan], precision: str, narrows: Callable[[str], bool]
+) -> Deferred:
+    """`module` converted at its first call, as `planner` says. Raises ModelError if it cannot be copied."""
+    from fewbits.models.pytorch.deferred import Deferred  # noqa: PLC0415  as above
+
+    return Deferred(module, planner, precision, narrows)
+
+
+def recorded(module: Module, function: Callable[[object], object]) -> tuple[Mapping[str, object], ...]:
+    """The arguments that `function` calls `module` with. Raises MetricError if it never does."""
+    from fewbits.models.pytorch import recording  # noqa: PLC0415  as above
+
+    return recording.recorded(module, function)
+
+
+def mixed(content: bytes, notes: Mapping[str, str]) -> ConvertedOnnx:
+    """A converted ONNX model with texts to be saved beside it."""
+    from fewbits.models.onnx_mixed import ConvertedOnnx  # noqa: PLC0415  as above
+
+    return ConvertedOnnx(content, notes)
+
+
 def _is_torch_model(source: object) -> TypeGuard[Model]:
     from fewbits.models.pytorch.model import TorchModel  # noqa: PLC0415  as above
 
@@ -80,4 +121,14 @@ def open_tensors(path: Path) -> Weights:
     return onnx_tensors.open_tensors(path)
 
 
-__all__ = ["ModelSource", "is_module", "open_model", "open_tensors"]
+__all__ = [
+    "ModelSource",
+    "deferred",
+    "is_module",
+    "load_module",
+    "mixed",
+    "open_model",
+    "open_tensors",
+    "opened_module",
+    "recorded",
+]

@@ -43,11 +43,15 @@ _Key = tuple[ir.Value, ir.DataType, bool]
 
 
 class CastOperands(ir.passes.InPlacePass):
-    """Casts the operands of the groups that `schemes` gives a small float, and their results back to float32."""
+    """Casts the operands of the groups that `schemes` gives a small float, and their results back to float32.
 
-    def __init__(self, groups: Mapping[str, Group], schemes: Mapping[str, Scheme]) -> None:
+    `wide_weights`: constants stay in float32, and are cast at every call.
+    """
+
+    def __init__(self, groups: Mapping[str, Group], schemes: Mapping[str, Scheme], *, wide_weights: bool) -> None:
         super().__init__()
         self._groups = groups
+        self._wide_weights = wide_weights
         self._schemes = {name: scheme for name, scheme in schemes.items() if scheme.is_cast}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -63,7 +67,7 @@ class CastOperands(ir.passes.InPlacePass):
             small = _FORMATS[scheme.weight]
             members = [nodes[one] for one in self._groups[name].nodes]
             for node in members:
-                _cast_operands(model, names, node, small, stored)
+                _cast_operands(model, names, node, small, stored, wide_weights=self._wide_weights)
                 node.outputs[0].type = ir.TensorType(small.type)
             _give_float(model, names, members[-1], small.type)
         return ir.passes.PassResult(model, bool(self._schemes))
@@ -80,7 +84,15 @@ class CancelCasts(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, len(model.graph) != before)
 
 
-def _cast_operands(model: ir.Model, names: Names, node: ir.Node, small: _Small, stored: dict[_Key, ir.Value]) -> None:
+def _cast_operands(
+    model: ir.Model,
+    names: Names,
+    node: ir.Node,
+    small: _Small,
+    stored: dict[_Key, ir.Value],
+    *,
+    wide_weights: bool,
+) -> None:
     # Where a Clip ends is no factor of anything: the format's own end is as good.
     saturates = node.op_type == "Clip"
     for index, value in enumerate(node.inputs):
@@ -89,7 +101,7 @@ def _cast_operands(model: ir.Model, names: Names, node: ir.Node, small: _Small, 
             continue
         key = (value, small.type, saturates)
         if key not in stored:
-            if value.const_value is None:
+            if value.const_value is None or (wide_weights and not saturates):
                 stored[key] = _cast(model, names, value, small.type)
             else:
                 array = _rounded(node, value, small, saturates=saturates)

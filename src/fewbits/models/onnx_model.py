@@ -86,6 +86,11 @@ class OnnxModel:
         """What the model gives, in order."""
         return tuple(tensor_of(value) for value in self._model.graph.outputs)
 
+    @property
+    def device(self) -> str:
+        """Always the CPU: a file is nowhere else."""
+        return "cpu"
+
     def weight(self, name: str) -> Array:
         """The constant tensor `name`. Raises KeyError."""
         return array_of(self._constants[name])

@@ -55,6 +55,10 @@ class Model(Protocol):
         """Hash of the model's bytes, weights included."""
 
     @property
+    def device(self) -> str:
+        """Where its weights are: ``cpu`` or ``cuda``."""
+
+    @property
     def source(self) -> Path | None:
         """The file it was read from, if there is one."""
 

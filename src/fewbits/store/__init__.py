@@ -15,7 +15,7 @@ A run is a directory:
 =================  ============================================================
 """
 
-from fewbits.store.files import write_file
+from fewbits.files import write_file
 from fewbits.store.journal import Journal
 from fewbits.store.run import Run, RunFile, Settings, finished_steps, read_record
 

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from fewbits.errors import RunError, StorageError
-from fewbits.store.files import write_all
+from fewbits.files import write_all
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fewbits.codes import FILE
 from fewbits.errors import RunError, StorageError
+from fewbits.files import is_leftover, write_file
 from fewbits.record import RunRecord
-from fewbits.store.files import is_leftover, write_file
 from fewbits.store.journal import FileLines, Journal, MemoryLines, read_lines
 from fewbits.store.lock import lock
 

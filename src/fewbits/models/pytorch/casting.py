@@ -86,10 +86,10 @@ def _moves(node: fx.Node) -> bool:
     return node.op == "call_function" and _gives_float(node) and KINDS.get(operator(node.target)) in CARRIERS
 
 
-def cast(program: Program, types: Types, endless: Collection[fx.Node] = ()) -> Cast:
+def cast(program: Program, types: Types, endless: Collection[fx.Node] = (), *, wide_weights: bool = False) -> Cast:
     """The program with every call of `types` in its type: operands are cast where they are not in it already, once for
     all readers, and weights are held in the types that they are read in; what is `endless` is cut to what the type
-    holds. What is given back is float32, as before."""
+    holds. What is given back is float32, as before. `wide_weights`: weights stay as they are and are cast, too."""
     graph = fx.Graph()
     made: dict[fx.Node, fx.Node] = {}
     casts: dict[tuple[fx.Node, torch.dtype], fx.Node] = {}
@@ -101,6 +101,11 @@ def cast(program: Program, types: Types, endless: Collection[fx.Node] = ()) -> C
         if key not in casts:
             name = str(node.target)
             tensor = weight_of(program.module, name)
+            if wide_weights and dtype != tensor.dtype:
+                source = held(node, tensor.dtype)
+                casts[key] = graph.call_function(torch.ops.aten._to_copy.default, (source,), {"dtype": dtype})
+                casts[key].meta = dict(node.meta)
+                return casts[key]
             alone = len(wanted[node]) == 1
             target = name if alone or dtype == tensor.dtype else f"{name}_{_short(dtype)}"
             tensors[target] = tensor if dtype == tensor.dtype else _narrowed(tensor, dtype)

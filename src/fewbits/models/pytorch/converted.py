@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Final
 
 import torch
 from torch import fx, nn
 
 from fewbits.errors import ModelError
+from fewbits.files import make_folder, write_file
 from fewbits.models.protocol import Artifact
 from fewbits.models.pytorch.call_form import CallForm, output_names
+
+MODULE: Final = "model.pt"
+REPORT: Final = "report.txt"
+SUFFIXES: Final = (".pt", ".pth", ".bin")
 
 
 class Converted(nn.Module):
@@ -21,6 +30,8 @@ class Converted(nn.Module):
     inference: its parameters do not require gradients, and there is no training mode.
     """
 
+    notes: Mapping[str, str]
+
     def __init__(
         self, module: fx.GraphModule, call: CallForm, schemes: Mapping[str, str], labels: Sequence[str]
     ) -> None:
@@ -29,6 +40,7 @@ class Converted(nn.Module):
         self.call = call
         self.schemes = dict(schemes)
         self.labels = tuple(labels)
+        self.notes = {}
         super().train(False)
 
     def forward(self, *args: object, **kwargs: object) -> object:
@@ -42,6 +54,25 @@ class Converted(nn.Module):
             raise ValueError("a converted model is for inference; train the original and convert it again")
         super().train(False)
         return self
+
+    def with_notes(self, notes: Mapping[str, str]) -> Converted:
+        """The same module, with texts (a plan, a report) that are saved with it, by file name."""
+        found = copy.copy(self)
+        found.notes = dict(notes)
+        return found
+
+    @property
+    def report(self) -> str:
+        """What there is to say about the conversion, "" if nothing was kept."""
+        return self.notes.get(REPORT, "")
+
+    def save(self, path: str | Path) -> Path:
+        """Write the module to `path`, whole or not at all: a file if the name ends in ``.pt``, else a folder with the
+        module in ``model.pt`` beside its plan and its report. `load` reads both. Gives the path of the module.
+
+        Raises StorageError if it cannot be written.
+        """
+        return save_module(self, path, self.notes)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -58,6 +89,33 @@ class Converted(nn.Module):
         rows = [f"  ({name}): {scheme}" for name, scheme in self.schemes.items() if scheme != "fp32"]
         kept = len(self.schemes) - len(rows)
         return "\n".join(["Converted(", *rows, *([f"  {kept} more groups: fp32"] if kept else []), ")"])
+
+
+def save_module(module: nn.Module, path: str | Path, notes: Mapping[str, str]) -> Path:
+    """See `Converted.save`."""
+    destination = Path(path)
+    stream = io.BytesIO()
+    torch.save(module, stream)
+    if destination.suffix in SUFFIXES:
+        write_file(destination, stream.getvalue())
+        return destination
+    make_folder(destination)
+    for name, text in notes.items():
+        write_file(destination / name, text.encode())
+    write_file(destination / MODULE, stream.getvalue())
+    return destination / MODULE
+
+
+def load(path: str | Path, device: str = "cpu") -> nn.Module:
+    """The module that `save_module` wrote to `path`, a file or a folder. It holds code: load only what you trust, as
+    with ``torch.load``. Raises ModelError if there is none."""
+    place = Path(path)
+    file = place / MODULE if place.is_dir() else place
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+    return _unpickled(content, device)
 
 
 def size_of(module: nn.Module) -> int:
@@ -80,10 +138,17 @@ def opened(content: bytes, device: str = "cpu") -> Converted:
 
     Raises ModelError if it is none.
     """
-    try:
-        found = torch.load(io.BytesIO(content), map_location=device, weights_only=False)
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError) as error:
-        raise ModelError(f"not a converted PyTorch model: {error}") from error
+    found = _unpickled(content, device)
     if not isinstance(found, Converted):
         raise ModelError(f"not a converted PyTorch model, but {type(found).__name__}; give the file that save() wrote")
+    return found
+
+
+def _unpickled(content: bytes, device: str) -> nn.Module:
+    try:
+        found = torch.load(io.BytesIO(content), map_location=device, weights_only=False)
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError, UnpicklingError) as error:
+        raise ModelError(f"not a converted PyTorch model: {error}") from error
+    if not isinstance(found, nn.Module):
+        raise ModelError(f"not a PyTorch module, but {type(found).__name__}; give what save() wrote")
     return found

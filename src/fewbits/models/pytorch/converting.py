@@ -49,8 +49,12 @@ def convert(program: Program, described: Described, plan: Plan) -> Converted:
     }
     labels = {folded.made[call]: name for name, call in described.calls.items()}
     labels |= {folded.made[call]: name for name, call in described.values.items() if call.op == "placeholder"}
+    missing = sorted(set(plan.kept) - set(described.calls))
+    if missing:
+        raise PlanError(f"the plan keeps nodes in fp32 that the model does not have: {', '.join(missing[:5])}")
+    decided |= {folded.made[described.calls[name]]: None for name in plan.kept if described.calls[name] in folded.made}
     types = spread(folded.program, decided, endless)
-    found = cast(folded.program, types, endless)
+    found = cast(folded.program, types, endless, wide_weights=plan.wide_weights)
     found.graph.lint()
     module = fx.GraphModule(holder(found.tensors), found.graph)
     stands = {made: labels[before] for before, made in found.made.items() if before in labels}

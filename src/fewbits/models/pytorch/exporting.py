@@ -33,7 +33,7 @@ def export(module: nn.Module, example: Arguments, dynamic: Dynamic | None = None
     Raises:
         ModelError: ``torch.export`` cannot trace it; the message has the line and the reason.
     """
-    twin = _in_evaluation(module)
+    twin = in_evaluation(module)
     try:
         with _quiet(), torch.no_grad():
             traced = torch.export.export(twin, (), dict(example), dynamic_shapes=_axes(example, dynamic), strict=False)
@@ -74,7 +74,7 @@ def _signature(module: nn.Module) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(module.forward).parameters
 
 
-def _in_evaluation(module: nn.Module) -> nn.Module:
+def in_evaluation(module: nn.Module) -> nn.Module:
     """A copy of the structure of `module` that shares its tensors."""
     tensors = [*module.parameters(), *module.buffers()]
     try:

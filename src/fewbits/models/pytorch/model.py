@@ -23,7 +23,7 @@ from fewbits.models.pytorch.converting import convert, plain
 from fewbits.models.pytorch.examples import example_of
 from fewbits.models.pytorch.exporting import Dynamic, export
 from fewbits.models.pytorch.graph import Described, describe
-from fewbits.models.pytorch.observing import array_of, observe
+from fewbits.models.pytorch.observing import array_of, device_of, observe
 from fewbits.models.pytorch.program import Program, digest, weight_of
 from fewbits.models.pytorch.regions import cut
 from fewbits.plan import Plan
@@ -70,6 +70,11 @@ class TorchModel:
         names = output_names(self.program.call.outputs)
         tensors = [self.graph.tensors[name] for name in self.graph.outputs]
         return tuple(replace(tensor, name=name) for name, tensor in zip(names, tensors, strict=True))
+
+    @property
+    def device(self) -> str:
+        """Where its weights are."""
+        return device_of(self.program).type
 
     def weight(self, name: str) -> Array:
         """The constant tensor `name`. Raises KeyError."""

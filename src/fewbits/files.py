@@ -40,6 +40,16 @@ def write_file(
         ) from error
 
 
+def make_folder(path: Path) -> None:
+    """A folder at `path`, with those above it. Raises StorageError."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"could not make the folder {path}: {error.strerror or error}. Choose another place"
+        ) from error
+
+
 def _write_there(path: Path, content: bytes, advice: str) -> None:
     try:
         with path.open("wb", buffering=0) as file:
