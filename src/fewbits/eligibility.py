@@ -5,7 +5,7 @@ from __future__ import annotations
 from fewbits.formats.granularity import Channel
 from fewbits.formats.granularity import Group as Block
 from fewbits.formats.scaled import ScaledFormat
-from fewbits.formats.scheme import Scheme
+from fewbits.formats.scheme import TF32, Scheme
 from fewbits.graph import Graph, Kind, Node, Tensor
 from fewbits.grouping import Group
 
@@ -21,6 +21,8 @@ def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool =
         return _recurrent(graph, group, scheme)
     if group.kind is Kind.GATHER:
         return _table(graph, group, scheme)
+    if scheme == TF32:
+        return "tf32 is how a GPU multiplies fp32, and no type that a file can have"
     if scheme.is_cast:
         return _cast(graph, group)
     if scheme.is_static:
