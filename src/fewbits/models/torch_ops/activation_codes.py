@@ -26,21 +26,21 @@ SHIFT: Final = 128
 def encode(
     x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, element: IntFormat, dtype: torch.dtype, shift: int = 0
 ) -> torch.Tensor:
-    """Codes of `x` plus `shift` as `dtype`; `scale` (float32) and `zero` (int32) broadcast to `x`."""
+    """Codes of `x` as `dtype`, all moved by `shift`; `scale` and `zero`, which is moved already, broadcast to `x`."""
     # In place, because each of these passes over memory costs as much as the next in eager mode.
-    steps = torch.div(x.float(), scale).round_().add_(zero + shift)
+    steps = torch.div(x.float(), scale).round_().add_(zero)
     return steps.clamp_(element.qmin + shift, element.qmax + shift).to(dtype)
 
 
 def dynamic_scale(x: torch.Tensor, operand: Format | None, *, per_row: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale (float32) and zero point (int32) that `operand` takes from `x`: of shape ``()``, or ``x.shape[:-1] + (1,)``
+    """Scale and zero point (both float32) that `operand` takes from `x`: of shape ``()``, or ``x.shape[:-1] + (1,)``
     with one for each row of the last axis. `x` without elements has scale 1."""
     element, asymmetric = integer(operand), isinstance(operand, ScaledFormat) and bool(operand.asymmetric)
     rows = (*x.shape[:-1], 1)
     if x.numel() == 0:
         shape = rows if per_row else ()
         ones = torch.ones(shape, dtype=torch.float32, device=x.device)
-        return ones, torch.zeros(shape, dtype=torch.int32, device=x.device)
+        return ones, torch.zeros_like(ones)
     low, high = torch.aminmax(x, dim=-1, keepdim=True) if per_row else torch.aminmax(x)
     low, high = low.float(), high.float()
     if asymmetric:
@@ -48,7 +48,7 @@ def dynamic_scale(x: torch.Tensor, operand: Format | None, *, per_row: bool) -> 
     top = float(element.qmax)
     reach = max(top, -float(element.qmin))
     scale = _limited(torch.maximum(high, -low) / top, reach)
-    return scale, torch.zeros(scale.shape, dtype=torch.int32, device=x.device)
+    return scale, torch.zeros_like(scale)
 
 
 def _asymmetric(low: torch.Tensor, high: torch.Tensor, element: IntFormat) -> tuple[torch.Tensor, torch.Tensor]:
@@ -62,7 +62,7 @@ def _asymmetric(low: torch.Tensor, high: torch.Tensor, element: IntFormat) -> tu
     from_low, from_high = element.qmin - steps_low, element.qmax - steps_high
     nearer = abs(element.qmin) + steps_low.abs() < abs(element.qmax) + steps_high.abs()
     nearest = torch.where(nearer, from_low, from_high).round().clamp(element.qmin, element.qmax)
-    zero = torch.where(too_small, float(max(element.qmin, 0)), nearest).to(torch.int32)
+    zero = torch.where(too_small, float(max(element.qmin, 0)), nearest)
     return _limited(wide, float(steps)), zero
 
 

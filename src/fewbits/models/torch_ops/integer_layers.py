@@ -55,7 +55,7 @@ class IntegerLinear(LowPrecision):
         self.keep("weight_scale", torch.from_numpy(weight.scale))
         self.keep("bias", bias)
         self.keep("scale", torch.tensor(scale, dtype=torch.float32))
-        self.keep("zero", torch.tensor(zero, dtype=torch.int32))
+        self.keep("zero", torch.tensor(zero, dtype=torch.float32))
 
     @staticmethod
     def supported(call: Call) -> str:
@@ -112,11 +112,12 @@ class IntegerLinear(LowPrecision):
         else:
             scale, zero = self.scale, self.zero
         shift = 0 if self.element.signed else -SHIFT
+        zero = zero + shift
         rows = encode(x, scale, zero, self.element, torch.int8, shift).reshape(-1, self.depth)
         acc = self._products(rows)
         if not self.element.signed:
             # acc is of codes - 128, wanted is that of codes - zero.
-            acc = acc - (zero + shift).reshape(-1, 1) * self.sums
+            acc = acc - zero.to(torch.int32).reshape(-1, 1) * self.sums
         made = acc.float() * (scale.reshape(-1, 1) * self.weight_scale)
         if self.bias is not None:
             made = made + self.bias

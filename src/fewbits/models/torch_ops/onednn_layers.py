@@ -49,11 +49,11 @@ class _Int8(LowPrecision):
         shift = SHIFT if self.element.signed else 0
         scale, zero = (1.0, 0) if self.dynamic else _affine(call, range_at(ranges, 0, call))
         self.keep("scale", torch.tensor(scale, dtype=torch.float32))
-        self.keep("zero", torch.tensor(zero + shift, dtype=torch.int32))
+        self.keep("zero", torch.tensor(zero + shift, dtype=torch.float32))
         gives_codes = call.result == torch.uint8
         ends = of_range(*range_at(ranges, 0 if self.dynamic else 1, call), UINT8) if gives_codes else None
         self.keep("out_scale", None if ends is None else torch.tensor(float(ends.scale), dtype=torch.float32))
-        self.keep("out_zero", None if ends is None else torch.tensor(int(ends.zero_point), dtype=torch.int32))
+        self.keep("out_zero", None if ends is None else torch.tensor(float(ends.zero_point), dtype=torch.float32))
 
     @classmethod
     def from_float(
@@ -93,9 +93,10 @@ class _Int8(LowPrecision):
             return x, self.scale, self.zero
         shift = SHIFT if self.element.signed else 0
         if not self.dynamic:
-            return encode(x, self.scale, self.zero - shift, self.element, torch.uint8, shift), self.scale, self.zero
+            return encode(x, self.scale, self.zero, self.element, torch.uint8, shift), self.scale, self.zero
         scale, zero = dynamic_scale(x, self.call.scheme.activation, per_row=False)
-        return encode(x, scale, zero, self.element, torch.uint8, shift), scale, zero + shift
+        zero = zero + shift if shift else zero
+        return encode(x, scale, zero, self.element, torch.uint8, shift), scale, zero
 
 
 class Int8Linear(_Int8):
