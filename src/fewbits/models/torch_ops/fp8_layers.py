@@ -118,6 +118,8 @@ class Fp8Linear(LowPrecision):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` times the weight; `x` has any number of axes, the last one is the depth."""
+        if x.numel() == 0:
+            return x.new_empty((*x.shape[:-1], self.columns), dtype=self.call.result)
         rows = x.reshape(-1, self.depth).float()
         scale = self._scale(rows)
         # A value between the largest and infinity becomes NaN by a cast alone.
@@ -134,8 +136,6 @@ class Fp8Linear(LowPrecision):
     def _scale(self, rows: torch.Tensor) -> torch.Tensor:
         if not self.call.scheme.dynamic:
             return self.scale
-        if rows.numel() == 0:
-            return torch.ones((rows.shape[0], 1) if self.per_row else (), device=rows.device)
         largest = rows.abs().amax(dim=-1, keepdim=True) if self.per_row else rows.abs().amax()
         scale = largest / E4M3.max
         return torch.where(scale < _TINY, 1.0, scale)

@@ -48,6 +48,8 @@ def _on_cpu(x: torch.Tensor, codes: torch.Tensor, scale_and_zero: torch.Tensor, 
 
 
 def _on_cuda(x: torch.Tensor, codes: torch.Tensor, scale_and_zero: torch.Tensor, group: int) -> torch.Tensor:
+    if not x.shape[0]:
+        return x.new_empty((0, codes.shape[0]))
     made: torch.Tensor = torch.ops.aten._weight_int4pack_mm.default(x, _cuda_packing(codes), group, scale_and_zero)
     return made
 

@@ -2,7 +2,7 @@
 
 One scale for the activation per tensor or per token, found at every call or static; unsigned codes are shifted by 128,
 which the sums of the weight's columns make up for, exactly. On CUDA the product wants at least 17 rows, and depth and
-columns in multiples of 8: what is missing is filled up with zeros. It is the way of CUDA, and on the CPU that of scales
+columns in multiples of 8: zeros fill them up to the next 16. It is the way of CUDA, and on the CPU that of scales
 per token, which oneDNN's int8 product does not take.
 """
 
@@ -27,7 +27,7 @@ from fewbits.models.torch_ops.operation import Call, Range, Sort
 from fewbits.models.weight_codes import ChannelCodes, channel_codes, given_channel_codes, rounded_bias
 
 _ROWS: Final = 17
-_MULTIPLE: Final = 8
+_MULTIPLE: Final = 16
 _RESULTS = (torch.float32, torch.bfloat16, torch.float16)
 
 
