@@ -50,8 +50,17 @@ _BOOKKEEPING: Final = re.compile(
 _WRAPPERS: Final = re.compile(r"aten::(linear|matmul|pad|conv[123]d|convolution|_convolution|where|embedding)\Z")
 """What calls others to compute."""
 _VERBOSE: Final = re.compile(r"onednn_verbose,v1,primitive,exec,cpu,(.*)")
-_OPERAND: Final = re.compile(r"(src|wei)[^:]*:([a-z0-9_]+)")
-_ONEDNN_TYPES: Final = {"u8": "int8", "s8": "int8", "f32": "fp32", "bf16": "bf16", "f16": "fp16", "f64": "fp64"}
+_OPERAND: Final = re.compile(r"(?:src|wei)(?:_[a-z]+)?:([a-z0-9_]+)")
+_ONEDNN_TYPES: Final = {
+    "f8_e4m3": "fp8",
+    "f8_e5m2": "fp8",
+    "u8": "int8",
+    "s8": "int8",
+    "bf16": "bf16",
+    "f16": "fp16",
+    "f32": "fp32",
+    "f64": "fp64",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +120,7 @@ def parse_verbose(text: str) -> tuple[Kernel, ...]:
 
 def _primitive(line: str) -> Kernel:
     words = line.split(",")
-    operands = [_ONEDNN_TYPES.get(name, name) for _, name in _OPERAND.findall(line)]
+    operands = [_ONEDNN_TYPES.get(name, name) for name in _OPERAND.findall(line)]
     order = [name for name, _ in _WIDTHS]
     precision = min(operands, key=lambda one: order.index(one) if one in order else len(order), default="")
     return Kernel(words[0], words[1], precision, float(words[-1]) * _MILLI)

@@ -88,6 +88,9 @@ class StoredInt8Linear(LowPrecision):
         if self.fused:
             rows = functional.pad(rows, (0, self.missing)) if self.missing else rows.contiguous()
             made = torch.ops.aten._weight_int8pack_mm.default(rows, self.codes, self.weight_scale)
+        elif rows.dtype == torch.float16:
+            # Sums of codes may be beyond what fp16 reaches.
+            made = functional.linear(rows, self.codes.to(rows.dtype) * self.weight_scale.reshape(-1, 1))
         else:
             made = functional.linear(rows, self.codes.to(rows.dtype)) * self.weight_scale
         made = made if self.bias is None else made + self.bias
