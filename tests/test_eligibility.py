@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fewbits.eligibility import obstacle
-from fewbits.formats.scheme import BF16, FP16, FP32, INT4_BLOCKS, INT8_BLOCKS, INT8_DYNAMIC, INT8_WEIGHT, Scheme
+from fewbits.formats.scheme import BF16, FP16, FP32, INT4_BLOCKS, INT8_BLOCKS, INT8_DYNAMIC, INT8_WEIGHT, TF32, Scheme
 from fewbits.graph import AttributeValue, Graph, Kind
 from fewbits.grouping import group
 from graphs import Sketch, int8
@@ -36,6 +36,11 @@ def product(kind: Kind, weight: tuple[int, ...], *more: str, **attributes: Attri
 )
 def test_nothing_in_the_way(sketch: Sketch) -> None:
     assert reason(sketch.graph(sketch.nodes[-1].outputs[0])) == ""
+
+
+def test_tf32_is_no_type_of_a_file() -> None:
+    sketch = product(Kind.MATMUL, (4, 6))
+    assert "no type that a file can have" in reason(sketch.graph(sketch.nodes[-1].outputs[0]), scheme=TF32)
 
 
 def test_other_types() -> None:

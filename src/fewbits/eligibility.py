@@ -5,7 +5,7 @@ from __future__ import annotations
 from fewbits.formats.granularity import Channel
 from fewbits.formats.granularity import Group as Block
 from fewbits.formats.scaled import ScaledFormat
-from fewbits.formats.scheme import Scheme
+from fewbits.formats.scheme import TF32, Scheme
 from fewbits.graph import Graph, Kind, Node, Tensor
 from fewbits.grouping import Group
 
@@ -26,6 +26,8 @@ def obstacle(
         return ""
     if group.kind is Kind.GATHER:
         return _table(graph, group, scheme)
+    if scheme == TF32:
+        return "tf32 is how a GPU multiplies fp32, and no type that a file can have"
     if scheme.is_cast:
         return _cast(graph, group)
     if group.kind is Kind.ATTENTION:

@@ -20,6 +20,7 @@ from fewbits.formats.scheme import (
     INT8_SYMMETRIC_PAIR,
     INT8_SYMMETRIC_SMOOTHED,
     INT8_WEIGHT,
+    TF32,
     UINT8_TENSOR,
     Scheme,
 )
@@ -32,13 +33,14 @@ CODES = (
     INT8_SMOOTHED,
     INT8_SYMMETRIC_SMOOTHED,
 )
-ALL = (FP32, BF16, FP16, *CODES, INT8_DYNAMIC, INT8_WEIGHT, INT8_BLOCKS)
+ALL = (FP32, BF16, FP16, TF32, *CODES, INT8_DYNAMIC, INT8_WEIGHT, INT8_BLOCKS)
 
 
 def test_short_names() -> None:
     assert Scheme.parse("fp32") == FP32
     assert Scheme.parse("bf16") == BF16
     assert Scheme.parse("fp16") == FP16
+    assert Scheme.parse("tf32") == TF32
     assert Scheme.parse("int8") == INT8_STATIC
     assert str(INT8_STATIC) == "w:int8r/channel a:uint8/tensor"
 

@@ -5,6 +5,7 @@ The text form round-trips:
 =====================================  ==========================================================================
 ``fp32``                               as the model is
 ``bf16``, ``fp16``                     both operands cast to that format, results cast back
+``tf32``                               products of fp32 as tensor cores compute them
 ``w:int8r/channel a:uint8/tensor``     codes with ranges found by calibration (static)
 ``w:int8r/channel a:uint8/token dynamic``  codes of the activation with a range found at every call
 ``w:int8r/channel a:uint8/tensor smoothed``  static, large channels of the activation moved into the weight before
@@ -21,6 +22,7 @@ from dataclasses import dataclass, replace
 from fewbits.errors import FormatError, SchemeError
 from fewbits.formats.floating import BF16 as BF16_ELEMENT
 from fewbits.formats.floating import FP16 as FP16_ELEMENT
+from fewbits.formats.floating import TF32 as TF32_ELEMENT
 from fewbits.formats.floating import FloatFormat
 from fewbits.formats.granularity import Channel, Group, Tensor
 from fewbits.formats.integer import INT8R, UINT8, IntFormat
@@ -141,6 +143,8 @@ UINT8_TENSOR = ScaledFormat(UINT8, Tensor())
 FP32 = Scheme()
 BF16 = Scheme(BF16_ELEMENT, BF16_ELEMENT)
 FP16 = Scheme(FP16_ELEMENT, FP16_ELEMENT)
+TF32 = Scheme(TF32_ELEMENT, TF32_ELEMENT)
+"""float32 that a tensor core rounds to 10 mantissa bits when it multiplies: nothing is stored smaller."""
 INT8_STATIC = Scheme(INT8_CHANNEL, UINT8_TENSOR)
 INT8_SYMMETRIC = Scheme(INT8_CHANNEL, INT8_TENSOR)
 """Without a zero point in the activation, which some kernels must correct for."""
@@ -160,4 +164,4 @@ INT4_SHIFTED_BLOCKS = Scheme(ScaledFormat(IntFormat(4, signed=False), Group(32, 
 INT4_LONG_BLOCKS = Scheme(ScaledFormat(IntFormat(4, signed=False), Group(128, 0)))
 """With zero points, one scale for 128: three quarters of a bit less."""
 
-_SHORT = {"fp32": FP32, "bf16": BF16, "fp16": FP16, "int8": INT8_STATIC}
+_SHORT = {"fp32": FP32, "bf16": BF16, "fp16": FP16, "tf32": TF32, "int8": INT8_STATIC}

@@ -1,0 +1,131 @@
+"""int8 products by ``torch._int_mm``: s8 x s8 summed in 32 bits, then scaled in float32.
+
+One scale for the activation per tensor or per token, found at every call or static; unsigned codes are shifted by 128,
+which the sums of the weight's columns make up for, exactly. On CUDA the product wants at least 17 rows, and depth and
+columns in multiples of 8: zeros fill them up to the next 16. It is the way of CUDA, and on the CPU that of scales
+per token, which oneDNN's int8 product does not take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Self
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from fewbits.errors import SchemeError
+from fewbits.formats.granularity import Tensor, Token
+from fewbits.formats.numerics.affine import of_range
+from fewbits.formats.scaled import ScaledFormat
+from fewbits.formats.scheme import integer
+from fewbits.models.torch_ops import refusals
+from fewbits.models.torch_ops.activation_codes import SHIFT, dynamic_scale, encode
+from fewbits.models.torch_ops.module import GivenCodes, LowPrecision, present, range_at
+from fewbits.models.torch_ops.operation import Call, Range, Sort
+from fewbits.models.weight_codes import ChannelCodes, channel_codes, given_channel_codes, rounded_bias
+
+_ROWS: Final = 17
+_MULTIPLE: Final = 16
+_RESULTS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class IntegerLinear(LowPrecision):
+    """Product of int8 codes by a constant matrix of int8 codes."""
+
+    codes: torch.Tensor
+    sums: torch.Tensor
+    weight_scale: torch.Tensor
+    bias: torch.Tensor | None
+    scale: torch.Tensor
+    zero: torch.Tensor
+
+    def __init__(self, call: Call, weight: ChannelCodes, bias: torch.Tensor | None, scale: float, zero: int) -> None:
+        super().__init__(call)
+        operand = call.scheme.activation
+        self.element = integer(operand)
+        self.per_row = isinstance(operand, ScaledFormat) and isinstance(operand.granularity, Token)
+        self.columns, self.depth = call.shape
+        self.padded = call.device == "cuda"
+        multiple = _MULTIPLE if self.padded else 1
+        missing = (0, -self.depth % multiple, 0, -self.columns % multiple)
+        self.keep("codes", functional.pad(torch.from_numpy(weight.codes), missing))
+        self.keep("sums", torch.from_numpy(weight.codes.sum(axis=1, dtype=np.int32)))
+        self.keep("weight_scale", torch.from_numpy(weight.scale))
+        self.keep("bias", bias)
+        self.keep("scale", torch.tensor(scale, dtype=torch.float32))
+        self.keep("zero", torch.tensor(zero, dtype=torch.float32))
+
+    @staticmethod
+    def supported(call: Call) -> str:
+        """See `LowPrecision`."""
+        activation = call.scheme.activation
+        per_row = isinstance(activation, ScaledFormat) and isinstance(activation.granularity, Token)
+        static = "a static activation has one scale: one per token is found at every call (dynamic)"
+        return refusals.first(
+            refusals.sort(call, Sort.LINEAR),
+            refusals.device(call, "cpu", "cuda"),
+            refusals.symmetric_weight(call.scheme.weight),
+            refusals.byte_activation(activation, Tensor, Token),
+            static if per_row and not call.scheme.dynamic else "",
+            refusals.result(call, *_RESULTS),
+            refusals.fusion(call),
+        )
+
+    @classmethod
+    def from_float(
+        cls,
+        call: Call,
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        ranges: Sequence[Range] = (),
+        codes: GivenCodes | None = None,
+    ) -> Self:
+        """See `LowPrecision`."""
+        if reason := cls.supported(call):
+            raise SchemeError(reason)
+        values = present(weight, call)
+        assert isinstance(call.scheme.weight, ScaledFormat)
+        offset = None if bias is None else bias.detach().float().cpu().numpy()
+        scale, zero, static = 1.0, 0, None
+        if not call.scheme.dynamic:
+            found = of_range(*range_at(ranges, 0, call), integer(call.scheme.activation))
+            scale, zero, static = float(found.scale), int(found.zero_point), offset
+        if codes is None:
+            made = channel_codes(values, call.scheme.weight, static, scale)
+        else:
+            made = given_channel_codes(codes, call.shape, transposed=True)
+        if offset is not None and static is not None:
+            offset = rounded_bias(offset, made.scale, np.float32(scale))
+        return cls(call, made, None if offset is None else torch.from_numpy(offset.copy()), scale, zero)
+
+    @property
+    def computes(self) -> str:
+        """What is multiplied."""
+        return f"{'s8' if self.element.signed else 'u8'} x s8 -> {str(self.call.result).removeprefix('torch.')}, int_mm"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` times the weight; `x` has any number of axes, the last one is the depth."""
+        if self.call.scheme.dynamic:
+            scale, zero = dynamic_scale(x, self.call.scheme.activation, per_row=self.per_row)
+        else:
+            scale, zero = self.scale, self.zero
+        shift = 0 if self.element.signed else -SHIFT
+        zero = zero + shift
+        rows = encode(x, scale, zero, self.element, torch.int8, shift).reshape(-1, self.depth)
+        acc = self._products(rows)
+        if not self.element.signed:
+            # acc is of codes - 128, wanted is that of codes - zero.
+            acc = acc - zero.to(torch.int32).reshape(-1, 1) * self.sums
+        made = acc.float() * (scale.reshape(-1, 1) * self.weight_scale)
+        if self.bias is not None:
+            made = made + self.bias
+        return made.to(self.call.result).reshape(*x.shape[:-1], self.columns)
+
+    def _products(self, rows: torch.Tensor) -> torch.Tensor:
+        count = rows.shape[0]
+        if self.padded:
+            missing = max(_ROWS - count, 0)
+            rows = functional.pad(rows, (0, self.codes.shape[1] - self.depth, 0, missing))
+        return torch._int_mm(rows, self.codes.t())[:count, : self.columns]

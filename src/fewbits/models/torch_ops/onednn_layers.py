@@ -1,0 +1,181 @@
+"""int8 on the CPU through oneDNN: u8 or s8 activations times s8 weights, summed in 32 bits, then scaled in float32.
+
+``y = act(acc * (s_x * s_w) + bias + other)``, rounded once to the result's type (docs/int8.md). A static bias is what
+its int32 codes stand for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+import torch
+
+from fewbits.errors import SchemeError
+from fewbits.formats.granularity import Tensor
+from fewbits.formats.integer import UINT8
+from fewbits.formats.numerics.affine import of_range
+from fewbits.formats.scaled import ScaledFormat
+from fewbits.formats.scheme import integer
+from fewbits.models.torch_ops import refusals
+from fewbits.models.torch_ops.activation_codes import SHIFT, dynamic_scale, encode
+from fewbits.models.torch_ops.module import GivenCodes, LowPrecision, present, range_at
+from fewbits.models.torch_ops.onednn_ops import ADDING_FUSES, CONV_FUSES, LINEAR_FUSES, int8_conv, int8_linear
+from fewbits.models.torch_ops.operation import Call, Range, Sort
+from fewbits.models.weight_codes import ChannelCodes, channel_codes, given_channel_codes, rounded_bias
+
+_RESULTS = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
+
+
+class _Int8(LowPrecision):
+    """The parts that products and convolutions share. `x` may be codes already (uint8), of the range of the input."""
+
+    codes: torch.Tensor
+    weight_scale: torch.Tensor
+    bias: torch.Tensor | None
+    scale: torch.Tensor
+    zero: torch.Tensor
+    out_scale: torch.Tensor | None
+    out_zero: torch.Tensor | None
+
+    def __init__(self, call: Call, weight: ChannelCodes, bias: torch.Tensor | None, ranges: Sequence[Range]) -> None:
+        super().__init__(call)
+        self.element = integer(call.scheme.activation)
+        self.dynamic = call.scheme.dynamic
+        self.keep("codes", torch.from_numpy(weight.codes))
+        self.keep("weight_scale", torch.from_numpy(weight.scale))
+        self.keep("bias", bias)
+        shift = SHIFT if self.element.signed else 0
+        scale, zero = (1.0, 0) if self.dynamic else _affine(call, range_at(ranges, 0, call))
+        self.keep("scale", torch.tensor(scale, dtype=torch.float32))
+        self.keep("zero", torch.tensor(zero + shift, dtype=torch.float32))
+        gives_codes = call.result == torch.uint8
+        ends = of_range(*range_at(ranges, 0 if self.dynamic else 1, call), UINT8) if gives_codes else None
+        self.keep("out_scale", None if ends is None else torch.tensor(float(ends.scale), dtype=torch.float32))
+        self.keep("out_zero", None if ends is None else torch.tensor(float(ends.zero_point), dtype=torch.float32))
+
+    @classmethod
+    def from_float(
+        cls,
+        call: Call,
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        ranges: Sequence[Range] = (),
+        codes: GivenCodes | None = None,
+    ) -> Self:
+        """See `LowPrecision`."""
+        if reason := cls.supported(call):
+            raise SchemeError(reason)
+        values = present(weight, call)
+        assert isinstance(call.scheme.weight, ScaledFormat)
+        step = np.float32(1.0 if call.scheme.dynamic else _affine(call, range_at(ranges, 0, call))[0])
+        offset = None if bias is None else bias.detach().float().cpu().numpy()
+        static = None if call.scheme.dynamic else offset
+        if codes is None:
+            made = channel_codes(values, call.scheme.weight, static, float(step))
+        else:
+            made = given_channel_codes(codes, call.shape, transposed=call.sort is Sort.LINEAR)
+        if offset is not None and static is not None:
+            offset = rounded_bias(offset, made.scale, step)
+        return cls(call, made, None if offset is None else torch.from_numpy(offset.copy()), ranges)
+
+    @property
+    def computes(self) -> str:
+        """What is multiplied, and what is fused behind."""
+        sign = "s8" if self.element.signed else "u8"
+        fused = "".join([" + other"] * self.call.adds + [f" {self.call.activation}"] * (self.call.activation != "none"))
+        return f"{sign} x s8 -> {str(self.call.result).removeprefix('torch.')}{fused}, oneDNN"
+
+    def inputs(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Unsigned codes of `x`, their scale and their zero point."""
+        if x.dtype == torch.uint8 and not self.dynamic:
+            return x, self.scale, self.zero
+        shift = SHIFT if self.element.signed else 0
+        if not self.dynamic:
+            return encode(x, self.scale, self.zero, self.element, torch.uint8, shift), self.scale, self.zero
+        scale, zero = dynamic_scale(x, self.call.scheme.activation, per_row=False)
+        zero = zero + shift if shift else zero
+        return encode(x, scale, zero, self.element, torch.uint8, shift), scale, zero
+
+
+class Int8Linear(_Int8):
+    """Product by a constant matrix; `x` has any number of axes, the last one is the depth."""
+
+    @staticmethod
+    def supported(call: Call) -> str:
+        """See `LowPrecision`."""
+        return refusals.first(refusals.sort(call, Sort.LINEAR), _refusal(call, LINEAR_FUSES))
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        """`x` times the weight, plus `other` if the call adds one."""
+        codes, scale, zero = self.inputs(x)
+        call = self.call
+        made: torch.Tensor = int8_linear(
+            codes,
+            scale,
+            zero,
+            self.codes,
+            self.weight_scale,
+            self.bias,
+            other,
+            str(call.activation),
+            call.result,
+            self.out_scale,
+            self.out_zero,
+        )
+        return made
+
+
+class Int8Conv(_Int8):
+    """Convolution over 1 to 3 axes; `x` is (batch, channels, *spatial) or without the batch."""
+
+    @staticmethod
+    def supported(call: Call) -> str:
+        """See `LowPrecision`."""
+        return refusals.first(refusals.sort(call, Sort.CONVOLUTION), refusals.padding(call), _refusal(call, CONV_FUSES))
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+        """`x` convolved with the weight, plus `other` if the call adds one; channels-last in memory."""
+        call, conv = self.call, self.call.convolution
+        assert conv is not None
+        alone = x.dim() == len(call.shape) - 1
+        codes, scale, zero = self.inputs(x.unsqueeze(0) if alone else x)
+        made: torch.Tensor = int8_conv(
+            codes,
+            scale,
+            zero,
+            self.codes,
+            self.weight_scale,
+            self.bias,
+            other.unsqueeze(0) if alone and other is not None else other,
+            str(call.activation),
+            call.result,
+            self.out_scale,
+            self.out_zero,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+            conv.groups,
+        )
+        return made.squeeze(0) if alone else made
+
+
+def _affine(call: Call, values: Range) -> tuple[float, int]:
+    found = of_range(*values, integer(call.scheme.activation))
+    return float(found.scale), int(found.zero_point)
+
+
+def _refusal(call: Call, fuses: frozenset[str]) -> str:
+    allowed = fuses & ADDING_FUSES if call.adds else fuses
+    behind = " behind an addition" if call.adds else ""
+    fused = "" if call.activation in allowed else f"oneDNN fuses no {call.activation} here{behind}"
+    codes = "an addition has a result in floats" if call.adds and call.result == torch.uint8 else ""
+    return refusals.first(
+        refusals.device(call, "cpu"),
+        refusals.symmetric_weight(call.scheme.weight),
+        refusals.byte_activation(call.scheme.activation, Tensor),
+        refusals.result(call, *_RESULTS),
+        fused,
+        codes,
+    )

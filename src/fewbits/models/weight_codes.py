@@ -1,0 +1,105 @@
+"""Codes of weights and biases as numpy arrays, the same for every representation of a model.
+
+Weights are symmetric with one scale per output channel or for the whole, biases int32 with the scale ``s_x * s_w``
+(oneDNN; Rodriguez et al. 2018; docs/int8.md). `tests/models/torch_ops/test_weight_codes.py` holds these functions to
+those of the ONNX side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewbits.errors import PlanError
+from fewbits.formats.granularity import Channel, Tensor
+from fewbits.formats.numerics.affine import Affine, symmetric
+from fewbits.formats.qtensor import QTensor
+from fewbits.formats.quantize import fake_quantize, quantize
+from fewbits.formats.scaled import ScaledFormat
+from fewbits.formats.scheme import integer
+
+Float = NDArray[np.float32]
+
+_BIAS_LIMIT: Final = 2.0**30
+"""Half of what int32 holds: the other half is for the sum of products that the bias is added to."""
+_SHRINKS: Final = np.linspace(1.0, 0.25, 16, dtype=np.float32)
+_WIDE: Final = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChannelCodes:
+    """int8 codes of a weight whose output channels are axis 0, one scale per channel."""
+
+    codes: NDArray[np.int8]
+    scale: Float
+
+
+def channel_codes(weight: Float, operand: ScaledFormat, bias: Float | None, activation_scale: float) -> ChannelCodes:
+    """`weight`, whose output channels are axis 0, rounded to nearest. Scales grow where an int32 bias would overflow;
+    a channel of zeros takes the smallest scale of the others."""
+    per_channel = operand.granularity != Tensor()
+    others = tuple(range(1 if per_channel else 0, weight.ndim))
+    absmax = np.abs(weight).max(axis=others, initial=0)
+    positive = absmax[absmax > 0]
+    absmax = np.where(absmax > 0, absmax, positive.min() if positive.size else 1).astype(np.float32)
+    affine = symmetric(absmax, integer(operand), 0 if per_channel else None)
+    if bias is not None:
+        least = np.abs(bias).astype(np.float64) / (activation_scale * _BIAS_LIMIT)
+        scale = np.maximum(affine.scale, least if per_channel else least.max(initial=0)).astype(np.float32)
+        affine = Affine(affine.format, scale, affine.zero_point, affine.axis)
+    sharing = Channel(0) if per_channel else Tensor()
+    shaped = affine.scale.reshape([-1 if per_channel and axis == 0 else 1 for axis in range(weight.ndim)])
+    codes = quantize(weight, ScaledFormat(affine.format, sharing), scale=shaped).codes
+    return ChannelCodes(codes.astype(np.int8), np.broadcast_to(affine.scale, weight.shape[:1]).copy())
+
+
+def given_channel_codes(given: QTensor[NDArray[Any]], shape: tuple[int, ...], *, transposed: bool) -> ChannelCodes:
+    """Codes that a plan names, for a weight of `shape` with output channels first; `transposed`: they are of shape
+    (depth, columns). Raises PlanError if they are of another shape, or have more scales than channels."""
+    codes, scale = (given.codes.T, given.scale.T) if transposed else (given.codes, given.scale)
+    check_shape(codes.shape, shape)
+    if scale.size not in (1, shape[0]) or given.zero_point.any():
+        raise PlanError(
+            f"the plan's codes have {scale.size} scales, this way takes symmetric ones with one per output channel "
+            f"({shape[0]}) or for all"
+        )
+    scales = np.broadcast_to(scale.reshape(-1), shape[:1]).astype(np.float32)
+    return ChannelCodes(np.ascontiguousarray(codes, np.int8), scales)
+
+
+def check_shape(found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    """Raise PlanError if codes are of another shape than their weight."""
+    if found != wanted:
+        raise PlanError(
+            f"the plan's codes make a weight of shape {found}, the weight has {wanted}; they are of another model"
+        )
+
+
+def rounded_bias(bias: Float, weight_scale: Float, activation_scale: np.float32) -> Float:
+    """The values that the int32 codes of `bias`, in steps of ``s_x * s_w``, stand for."""
+    step = (weight_scale * activation_scale).astype(np.float32)
+    return np.asarray(np.rint(bias.astype(np.float64) / step) * step, np.float32)
+
+
+def rounded_weight(weight: Float, operand: ScaledFormat, axis: int) -> Float:
+    """`weight` as the values that its integer codes stand for, with scales along `axis` (of output channels).
+
+    8 bits and more reach to the largest magnitude. Fewer take, of some scales up to that, the one with the least
+    squared error (Nagel et al., arXiv 2106.08295, section 3.1): at 2 bits, the largest magnitude alone would leave
+    little but zeros.
+    """
+    element = integer(operand)
+    per_channel = operand.granularity != Tensor()
+    others = tuple(place for place in range(weight.ndim) if place != axis or not per_channel)
+    absmax = np.abs(weight).max(axis=others, initial=0, keepdims=True)
+    format = ScaledFormat(element, Channel(axis) if per_channel else Tensor())
+    best, least = np.zeros_like(weight), np.full(absmax.shape, np.inf, np.float32)
+    for shrink in _SHRINKS if element.bits < _WIDE else _SHRINKS[:1]:
+        tried = fake_quantize(weight, format, scale=symmetric(absmax * shrink, element).scale)
+        error = np.square(tried - weight).sum(axis=others, keepdims=True)
+        better = error < least
+        best, least = np.where(better, tried, best), np.where(better, error, least)
+    return np.asarray(best)

@@ -1,0 +1,169 @@
+"""int8 through oneDNN against docs/int8.md in numpy integers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from fewbits.formats.integer import INT8R, UINT8
+from fewbits.formats.numerics.affine import Affine, of_range
+from fewbits.models.torch_ops.onednn_layers import Int8Conv, Int8Linear
+from fewbits.models.torch_ops.operation import Activation
+from torch_calls import CONVOLUTIONS, DYNAMIC, RANGE, STATIC, SYMMETRIC, Layer, convolution, linear
+
+F32 = np.float32
+OUT = (-3.0, 5.0)
+SEVEN = "w:int7r/channel a:uint8/tensor"
+ULPS = 2.0**-22
+"""A product and a sum, each rounded to float32."""
+
+
+def weight_codes(layer: Layer) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    assert layer.weight is not None
+    values = layer.weight.numpy()
+    largest = np.abs(values).reshape(values.shape[0], -1).max(axis=1)
+    scale = (largest / F32(63 if str(layer.call.scheme) == SEVEN else 127)).astype(F32)
+    return np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int64), scale
+
+
+def activation_codes(x: torch.Tensor, affine: Affine) -> NDArray[np.int64]:
+    steps = np.rint(x.numpy() / affine.scale) + affine.zero_point
+    return np.clip(steps, affine.format.qmin, affine.format.qmax).astype(np.int64)
+
+
+def sums(layer: Layer, affine: Affine) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Sums of products of codes, channels last, with the weight's scales."""
+    weight, scale = weight_codes(layer)
+    centred = activation_codes(layer.inputs[0], affine) - int(affine.zero_point)
+    conv = layer.call.convolution
+    if conv is None:
+        return centred @ weight.T, scale
+    convolve = {3: functional.conv1d, 4: functional.conv2d, 5: functional.conv3d}[weight.ndim]
+    exact = convolve(  # sums of integers below 2**53 are exact in float64
+        torch.from_numpy(centred).double(),
+        torch.from_numpy(weight).double(),
+        None,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.groups,
+    )
+    return np.moveaxis(exact.numpy().astype(np.int64), 1, -1), scale
+
+
+def last(y: torch.Tensor, layer: Layer) -> NDArray[np.float64]:
+    values = y.double().numpy()
+    return values if layer.call.convolution is None else np.moveaxis(values, 1, -1)
+
+
+def static_sums(layer: Layer, affine: Affine) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """With the bias in steps of ``s_x * s_w``; and these steps."""
+    acc, scale = sums(layer, affine)
+    step = (affine.scale * scale).astype(F32)
+    assert layer.bias is not None
+    return acc + np.rint(layer.bias.numpy().astype(np.float64) / step).astype(np.int64), step
+
+
+LAYERS = {
+    "linear": lambda scheme: linear(scheme, shape=(50,)),
+    "deep linear": lambda scheme: linear(scheme, depth=1000, columns=8, shape=(5,)),
+    **{name: lambda scheme, name=name: convolution(scheme, name) for name in CONVOLUTIONS if "empty" not in name},
+}
+every_layer = pytest.mark.parametrize("name", LAYERS)
+
+
+@every_layer
+@pytest.mark.parametrize("scheme", [STATIC, SYMMETRIC, SEVEN])
+def test_static_codes_bit_for_bit(name: str, scheme: str) -> None:
+    layer = LAYERS[name](scheme)
+    affine, out = of_range(*RANGE, INT8R if scheme == SYMMETRIC else UINT8), of_range(*OUT, UINT8)
+    acc, step = static_sums(layer, affine)
+    multiplier = (step / out.scale).astype(F32)
+    wanted = np.clip(np.rint(acc.astype(F32) * multiplier) + out.zero_point, 0, 255)
+    call = replace(layer.call, result=torch.uint8)
+    way = Int8Linear if layer.call.convolution is None else Int8Conv
+    module = way.from_float(call, layer.weight, layer.bias, [RANGE, OUT])
+    found = module(*layer.inputs)
+    assert found.dtype == torch.uint8
+    differ = last(found, layer) != wanted
+    # oneDNN scales sum and bias one after the other, so that a value next to a half may round the other way.
+    assert np.abs(last(found, layer) - wanted).max() <= 1
+    assert differ.mean() <= 0.001
+
+
+@every_layer
+@pytest.mark.parametrize("scheme", [STATIC, SYMMETRIC])
+@pytest.mark.parametrize(("result", "rounding"), [(torch.float32, ULPS), (torch.bfloat16, 2.0**-8)])
+def test_static_floats_within_their_rounding(name: str, scheme: str, result: torch.dtype, rounding: float) -> None:
+    layer = LAYERS[name](scheme)
+    acc, step = static_sums(layer, of_range(*RANGE, UINT8 if scheme == STATIC else INT8R))
+    wanted = acc * step.astype(np.float64)
+    found = replace(layer, call=replace(layer.call, result=result)).written()(*layer.inputs)
+    assert found.dtype == result
+    bound = rounding * np.abs(wanted) + ULPS * (np.abs(wanted).max() + np.abs(layer.bias.numpy()).max())
+    assert (np.abs(last(found, layer) - wanted) <= bound).all()
+
+
+@every_layer
+@pytest.mark.parametrize("scheme", [DYNAMIC, f"{SYMMETRIC} dynamic"])
+def test_dynamic_floats_within_their_rounding(name: str, scheme: str) -> None:
+    layer = LAYERS[name](scheme)
+    x = layer.inputs[0]
+    affine = of_range(float(x.min()), float(x.max()), INT8R if "int8r/tensor dyn" in scheme else UINT8)
+    acc, scale = sums(layer, affine)
+    wanted = acc * (affine.scale * scale).astype(F32).astype(np.float64) + layer.bias.numpy()
+    bound = ULPS * (np.abs(wanted) + np.abs(wanted).max())
+    assert (np.abs(last(layer.written()(x), layer) - wanted) <= bound).all()
+
+
+def test_codes_go_from_layer_to_layer() -> None:
+    first, second = linear(STATIC, 20, 30, (7,)), linear(STATIC, 30, 10, (7,), seed=1)
+    inner = Int8Linear.from_float(replace(first.call, result=torch.uint8), first.weight, first.bias, [RANGE, OUT])
+    outer = Int8Linear.from_float(second.call, second.weight, second.bias, [OUT])
+    codes = inner(*first.inputs)
+    out = of_range(*OUT, UINT8)
+    decoded = (codes.float() - float(out.zero_point)) * float(out.scale)
+    assert torch.equal(outer(codes), outer(decoded))
+
+
+FUSED = {
+    Activation.RELU: functional.relu,
+    Activation.GELU: functional.gelu,
+    Activation.GELU_TANH: lambda x: functional.gelu(x, approximate="tanh"),
+    Activation.SILU: functional.silu,
+    Activation.HARDSWISH: functional.hardswish,
+}
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("activation", FUSED)
+@pytest.mark.parametrize("make", [linear, convolution])
+def test_what_is_fused_is_what_stood_behind(make: object, activation: Activation, adds: bool) -> None:
+    layer = make(STATIC)  # type: ignore[operator]
+    call = replace(layer.call, activation=activation, adds=adds)
+    way = Int8Linear if make is linear else Int8Conv
+    if reason := way.supported(call):
+        assert f"oneDNN fuses no {activation}" in reason
+        return
+    alone = layer.written()(*layer.inputs)
+    other = torch.randn(alone.shape)
+    before = other.clone()
+    module = way.from_float(call, layer.weight, layer.bias, [RANGE])
+    found = module(*layer.inputs, other) if adds else module(*layer.inputs)
+    wanted = FUSED[activation](alone + other if adds else alone)
+    assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(other, before), "what is added may be read by others"
+    assert str(activation) in str(module)
+
+
+def test_every_activation_is_fused_somewhere() -> None:
+    for activation in FUSED:
+        assert not Int8Linear.supported(replace(linear(STATIC).call, activation=activation))
+    for activation in (Activation.RELU, Activation.HARDSWISH, Activation.SILU):
+        assert not Int8Conv.supported(replace(convolution(STATIC).call, activation=activation))
+    assert not Int8Conv.supported(replace(convolution(STATIC).call, activation=Activation.RELU, adds=True))
