@@ -41,10 +41,7 @@ from fewbits.targets.protocol import Target
 from fewbits.verify.evaluators import open_evaluator
 
 if TYPE_CHECKING:
-    from fewbits.models import Module
-    from fewbits.models.onnx_mixed import ConvertedOnnx
-    from fewbits.models.pytorch.converted import Converted
-    from fewbits.models.pytorch.deferred import Deferred
+    from fewbits.models import Converted, ConvertedOnnx, Deferred, Module
 
 _BATCH = 16
 _SILENT = Silent()

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from torch.nn import Module as Module
 
     from fewbits.data.weights import Weights
-    from fewbits.models.onnx_mixed import ConvertedOnnx
+    from fewbits.models.onnx_mixed import ConvertedOnnx as ConvertedOnnx
     from fewbits.models.protocol import Model
-    from fewbits.models.pytorch.converted import Converted
-    from fewbits.models.pytorch.deferred import Deferred
+    from fewbits.models.pytorch.converted import Converted as Converted
+    from fewbits.models.pytorch.deferred import Deferred as Deferred
     from fewbits.plan import Plan
 
 ModelSource = Union[str, Path, bytes, "ModelProto", "Module", "Model"]
