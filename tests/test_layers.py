@@ -116,6 +116,7 @@ ALLOWED: Mapping[str, set[str]] = {
     | {"targets.protocol", "verify"},
     "native": {"formats"},
     "demo": set(),
+    "training": {"formats", "plan"},
     "console": {"report"},
     "cli": DESCRIPTIONS
     | {"flow", "console", "report", "store", "doctor", "demo", "data", "metrics", "budget", "record", "evaluation"}
@@ -124,7 +125,7 @@ ALLOWED: Mapping[str, set[str]] = {
 
 FRAMEWORKS = {"onnx", "onnx_ir", "onnxruntime", "google", "openvino", "tensorrt", "torch", "tensorflow", "transformers"}
 COMPILERS = {"numba", "llvmlite", "triton"}
-FRAMEWORK_ROOMS = ("models", "targets", "formats.kernels")
+FRAMEWORK_ROOMS = ("models", "targets", "training", "formats.kernels")
 ONLY_IN = {
     "rich": {"report", "console", "cli"},
     "typer": {"cli"},

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from fewbits.budget import Budget
     from fewbits.errors import (
         DataError,
+        DivergenceError,
         FewbitsError,
         FormatError,
         MetricError,
         ModelError,
         PlanError,
+        RecipeError,
         RunError,
         SchemeError,
         StorageError,
@@ -45,6 +47,7 @@ __version__ = __about__.VERSION
 __all__ = [
     "Budget",
     "DataError",
+    "DivergenceError",
     "FewbitsError",
     "FormatError",
     "MetricError",
@@ -54,6 +57,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "QTensor",
+    "RecipeError",
     "Result",
     "Rule",
     "RunError",
@@ -83,11 +87,13 @@ _HOMES = {
     "fewbits.budget": ("Budget",),
     "fewbits.errors": (
         "DataError",
+        "DivergenceError",
         "FewbitsError",
         "FormatError",
         "MetricError",
         "ModelError",
         "PlanError",
+        "RecipeError",
         "RunError",
         "SchemeError",
         "StorageError",

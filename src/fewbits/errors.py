@@ -10,10 +10,12 @@
     │   ├── PlanError         a plan that does not fit the model, or is not a plan
     │   ├── FormatError       a number format that is unknown, impossible, or cannot hold what it is given
     │   ├── SchemeError       a scheme text that cannot be read
+    │   ├── RecipeError       a training recipe that is unknown, cannot be read, or is not the checkpoint's
     │   ├── TargetError       unknown or uninstalled runtime
     │   └── RunError          the run directory exists, or belongs to another model
     └── ToolError             something outside failed while working               (exit code 1)
         ├── StorageError      disk full, permission
+        ├── DivergenceError   a training whose gradients stay non-finite whatever the loss scale
         └── WorkerError       a measuring process died or did not answer
 
 A message says what is wrong, what was expected, and what to do next.
@@ -58,6 +60,10 @@ class SchemeError(UsageError):
     """A scheme text cannot be read."""
 
 
+class RecipeError(UsageError):
+    """A recipe for training is unknown, cannot be read, or differs from the one of a checkpoint."""
+
+
 class TargetError(UsageError):
     """The runtime is unknown or not installed."""
 
@@ -72,6 +78,10 @@ class ToolError(FewbitsError):
 
 class StorageError(ToolError):
     """A file could not be written."""
+
+
+class DivergenceError(ToolError):
+    """A training gives non-finite gradients whatever its loss scale."""
 
 
 class WorkerError(ToolError):
