@@ -155,6 +155,7 @@ class _All(torch.nn.Module):
         return [part(*given) for part, given in zip(self.parts, inputs, strict=True)]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about torch's own scripts
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's CPU back end needs a C++ compiler")
 def test_compiled_by_inductor_it_computes_the_same() -> None:
     layers = {name: make() for name, make in LAYERS.items()}

@@ -47,10 +47,12 @@ class IntegerLinear(LowPrecision):
         self.element = integer(operand)
         self.per_row = isinstance(operand, ScaledFormat) and isinstance(operand.granularity, Token)
         self.columns, self.depth = call.shape
-        self.padded = call.device == "cuda"
-        multiple = _MULTIPLE if self.padded else 1
-        missing = (0, -self.depth % multiple, 0, -self.columns % multiple)
-        self.keep("codes", functional.pad(torch.from_numpy(weight.codes), missing))
+        on_cuda = call.device == "cuda"
+        self.fewest = _ROWS if on_cuda else 0
+        # On the CPU (torch 2.13) what a depth of 1 gives is memory that nobody wrote.
+        self.missing = -self.depth % (_MULTIPLE if on_cuda else 2 if self.depth == 1 else 1)
+        more = -self.columns % _MULTIPLE if on_cuda else 0
+        self.keep("codes", functional.pad(torch.from_numpy(weight.codes), (0, self.missing, 0, more)))
         self.keep("sums", torch.from_numpy(weight.codes.sum(axis=1, dtype=np.int32)))
         self.keep("weight_scale", torch.from_numpy(weight.scale))
         self.keep("bias", bias)
@@ -125,7 +127,7 @@ class IntegerLinear(LowPrecision):
 
     def _products(self, rows: torch.Tensor) -> torch.Tensor:
         count = rows.shape[0]
-        if self.padded:
-            missing = max(_ROWS - count, 0)
-            rows = functional.pad(rows, (0, self.codes.shape[1] - self.depth, 0, missing))
+        more = max(self.fewest - count, 0)
+        if more or self.missing:
+            rows = functional.pad(rows, (0, self.missing, 0, more))
         return torch._int_mm(rows, self.codes.t())[:count, : self.columns]
