@@ -2,7 +2,7 @@
 
 Products are summed in float32 (`use_fast_accum` stays off: the tensor core's own 14-bit sums are promoted) and scaled
 there. On CUDA (compute capability 8.9 and later) depth and columns are filled up to multiples of 16, and row-wise
-products come as bf16, which is then the precision of the result whatever its type.
+products come as bf16, which is then the precision of the result whatever its type, as products for a bf16 result do.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Fp8Linear(LowPrecision):
         self.keep("weight_scale", weight_scale)
         self.keep("bias", bias)
         self.keep("scale", torch.tensor(scale, dtype=torch.float32))
-        self.product_type = torch.bfloat16 if self.padded and self.per_row else torch.float32
+        narrow = self.padded and (self.per_row or call.result == torch.bfloat16)
+        self.product_type = torch.bfloat16 if narrow else torch.float32
 
     @staticmethod
     def supported(call: Call) -> str:
