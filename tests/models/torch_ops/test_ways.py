@@ -151,6 +151,16 @@ def test_it_is_one_graph_for_a_compiler_and_an_exporter(name: str) -> None:
         assert torch.equal(exported.module()(*layer.inputs), wanted)
 
 
+@pytest.mark.parametrize("scheme", [*LINEAR_WAYS.values(), *(f"conv {scheme}" for scheme in CONV_WAYS)])
+def test_it_is_exported_with_an_open_batch(scheme: str) -> None:
+    layer = convolution(scheme.removeprefix("conv ")) if scheme.startswith("conv") else linear(scheme)
+    module, (x,) = layer.written(), layer.inputs
+    with torch.no_grad():
+        exported = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    more = torch.cat([x, x.flip(0), x])
+    assert torch.equal(exported.module()(more), module(more))
+
+
 class _All(torch.nn.Module):
     """Layers side by side: one compilation."""
 

@@ -42,7 +42,7 @@ class Fp8Linear(LowPrecision):
     ) -> None:
         super().__init__(call)
         self.columns, self.depth = call.shape
-        self.per_row = _is_per_row(call)
+        self.per_row, self.dynamic, self.result = _is_per_row(call), call.scheme.dynamic, call.result
         self.padded = call.device == "cuda"
         multiple = _MULTIPLE if self.padded else 1
         missing = (0, -self.depth % multiple, 0, -self.columns % multiple)
@@ -120,7 +120,7 @@ class Fp8Linear(LowPrecision):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` times the weight; `x` has any number of axes, the last one is the depth."""
         if x.numel() == 0:
-            return x.new_empty((*x.shape[:-1], self.columns), dtype=self.call.result)
+            return x.new_empty((*x.shape[:-1], self.columns), dtype=self.result)
         rows = x.reshape(-1, self.depth).float()
         scale = self._scale(rows)
         # A value between the largest and infinity becomes NaN by a cast alone.
@@ -132,10 +132,10 @@ class Fp8Linear(LowPrecision):
         made = made[:, : self.columns]
         if self.bias is not None:
             made = made.float() + self.bias
-        return made.to(self.call.result).reshape(*x.shape[:-1], self.columns)
+        return made.to(self.result).reshape(*x.shape[:-1], self.columns)
 
     def _scale(self, rows: torch.Tensor) -> torch.Tensor:
-        if not self.call.scheme.dynamic:
+        if not self.dynamic:
             return self.scale
         largest = rows.abs().amax(dim=-1, keepdim=True) if self.per_row else rows.abs().amax()
         scale = largest / E4M3.max
