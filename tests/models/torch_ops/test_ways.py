@@ -38,6 +38,13 @@ LAYERS: dict[str, Callable[[], Layer]] = {
     **{f"embedding {scheme}": lambda scheme=scheme: embedding(scheme) for scheme in TABLE_WAYS},
     **{f"matmul {scheme}": lambda scheme=scheme: matmul(scheme) for scheme in ("bf16", "fp16")},
 }
+COMPILED = (
+    "linear int8 dynamic",
+    "linear int8 per token, shifted",
+    "linear fp8 row-wise",
+    f"convolution {STATIC}",
+)
+"""Those around whose kernels there is something that a compiler fuses: it takes seconds for each."""
 every_way = pytest.mark.parametrize("name", LAYERS)
 
 
@@ -144,6 +151,16 @@ def test_it_is_one_graph_for_a_compiler_and_an_exporter(name: str) -> None:
         assert torch.equal(exported.module()(*layer.inputs), wanted)
 
 
+@pytest.mark.parametrize("scheme", [*LINEAR_WAYS.values(), *(f"conv {scheme}" for scheme in CONV_WAYS)])
+def test_it_is_exported_with_an_open_batch(scheme: str) -> None:
+    layer = convolution(scheme.removeprefix("conv ")) if scheme.startswith("conv") else linear(scheme)
+    module, (x,) = layer.written(), layer.inputs
+    with torch.no_grad():
+        exported = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    more = torch.cat([x, x.flip(0), x])
+    assert torch.equal(exported.module()(more), module(more))
+
+
 class _All(torch.nn.Module):
     """Layers side by side: one compilation."""
 
@@ -155,9 +172,10 @@ class _All(torch.nn.Module):
         return [part(*given) for part, given in zip(self.parts, inputs, strict=True)]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about torch's own scripts
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's CPU back end needs a C++ compiler")
 def test_compiled_by_inductor_it_computes_the_same() -> None:
-    layers = {name: make() for name, make in LAYERS.items()}
+    layers = {name: LAYERS[name]() for name in COMPILED}
     whole = _All(layers)
     inputs = [layer.inputs for layer in layers.values()]
     with torch.no_grad():

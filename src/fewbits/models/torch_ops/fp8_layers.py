@@ -2,7 +2,7 @@
 
 Products are summed in float32 (`use_fast_accum` stays off: the tensor core's own 14-bit sums are promoted) and scaled
 there. On CUDA (compute capability 8.9 and later) depth and columns are filled up to multiples of 16, and row-wise
-products come as bf16, which is then the precision of the result whatever its type.
+products come as bf16, which is then the precision of the result whatever its type, as products for a bf16 result do.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Fp8Linear(LowPrecision):
     ) -> None:
         super().__init__(call)
         self.columns, self.depth = call.shape
-        self.per_row = _is_per_row(call)
+        self.per_row, self.dynamic, self.result = _is_per_row(call), call.scheme.dynamic, call.result
         self.padded = call.device == "cuda"
         multiple = _MULTIPLE if self.padded else 1
         missing = (0, -self.depth % multiple, 0, -self.columns % multiple)
@@ -54,7 +54,8 @@ class Fp8Linear(LowPrecision):
         self.keep("weight_scale", weight_scale)
         self.keep("bias", bias)
         self.keep("scale", torch.tensor(scale, dtype=torch.float32))
-        self.product_type = torch.bfloat16 if self.padded and self.per_row else torch.float32
+        narrow = self.padded and (self.per_row or call.result == torch.bfloat16)
+        self.product_type = torch.bfloat16 if narrow else torch.float32
 
     @staticmethod
     def supported(call: Call) -> str:
@@ -119,7 +120,7 @@ class Fp8Linear(LowPrecision):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` times the weight; `x` has any number of axes, the last one is the depth."""
         if x.numel() == 0:
-            return x.new_empty((*x.shape[:-1], self.columns), dtype=self.call.result)
+            return x.new_empty((*x.shape[:-1], self.columns), dtype=self.result)
         rows = x.reshape(-1, self.depth).float()
         scale = self._scale(rows)
         # A value between the largest and infinity becomes NaN by a cast alone.
@@ -131,10 +132,10 @@ class Fp8Linear(LowPrecision):
         made = made[:, : self.columns]
         if self.bias is not None:
             made = made.float() + self.bias
-        return made.to(self.call.result).reshape(*x.shape[:-1], self.columns)
+        return made.to(self.result).reshape(*x.shape[:-1], self.columns)
 
     def _scale(self, rows: torch.Tensor) -> torch.Tensor:
-        if not self.call.scheme.dynamic:
+        if not self.dynamic:
             return self.scale
         largest = rows.abs().amax(dim=-1, keepdim=True) if self.per_row else rows.abs().amax()
         scale = largest / E4M3.max

@@ -21,7 +21,7 @@ from fewbits.formats.numerics.affine import of_range
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import integer
 from fewbits.models.torch_ops import refusals
-from fewbits.models.torch_ops.activation_codes import SHIFT, dynamic_scale, encode
+from fewbits.models.torch_ops.activation_codes import SHIFT, Ends, dynamic_scale, encode
 from fewbits.models.torch_ops.module import GivenCodes, LowPrecision, present, range_at
 from fewbits.models.torch_ops.operation import Call, Range, Sort
 from fewbits.models.weight_codes import ChannelCodes, channel_codes, given_channel_codes, rounded_bias
@@ -44,13 +44,18 @@ class IntegerLinear(LowPrecision):
     def __init__(self, call: Call, weight: ChannelCodes, bias: torch.Tensor | None, scale: float, zero: int) -> None:
         super().__init__(call)
         operand = call.scheme.activation
-        self.element = integer(operand)
+        element = integer(operand)
+        self.dynamic, self.signed, self.ends = call.scheme.dynamic, element.signed, Ends.of(element)
+        self.shift = 0 if element.signed else -SHIFT
+        self.moved, self.result = self.ends.moved(self.shift), call.result
         self.per_row = isinstance(operand, ScaledFormat) and isinstance(operand.granularity, Token)
         self.columns, self.depth = call.shape
-        self.padded = call.device == "cuda"
-        multiple = _MULTIPLE if self.padded else 1
-        missing = (0, -self.depth % multiple, 0, -self.columns % multiple)
-        self.keep("codes", functional.pad(torch.from_numpy(weight.codes), missing))
+        on_cuda = call.device == "cuda"
+        self.fewest = _ROWS if on_cuda else 0
+        # On the CPU (torch 2.13) what a depth of 1 gives is memory that nobody wrote.
+        self.missing = -self.depth % (_MULTIPLE if on_cuda else 2 if self.depth == 1 else 1)
+        more = -self.columns % _MULTIPLE if on_cuda else 0
+        self.keep("codes", functional.pad(torch.from_numpy(weight.codes), (0, self.missing, 0, more)))
         self.keep("sums", torch.from_numpy(weight.codes.sum(axis=1, dtype=np.int32)))
         self.keep("weight_scale", torch.from_numpy(weight.scale))
         self.keep("bias", bias)
@@ -103,29 +108,29 @@ class IntegerLinear(LowPrecision):
     @property
     def computes(self) -> str:
         """What is multiplied."""
-        return f"{'s8' if self.element.signed else 'u8'} x s8 -> {str(self.call.result).removeprefix('torch.')}, int_mm"
+        return f"{'s8' if self.signed else 'u8'} x s8 -> {str(self.call.result).removeprefix('torch.')}, int_mm"
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` times the weight; `x` has any number of axes, the last one is the depth."""
-        if self.call.scheme.dynamic:
-            scale, zero = dynamic_scale(x, self.call.scheme.activation, per_row=self.per_row)
+        if self.dynamic:
+            scale, zero = dynamic_scale(x, self.ends, asymmetric=not self.signed, per_row=self.per_row)
         else:
             scale, zero = self.scale, self.zero
-        shift = 0 if self.element.signed else -SHIFT
-        zero = zero + shift
-        rows = encode(x, scale, zero, self.element, torch.int8, shift).reshape(-1, self.depth)
+        zero = zero + self.shift
+        rows = encode(x, scale, zero, self.moved, torch.int8).reshape(-1, self.depth)
         acc = self._products(rows)
-        if not self.element.signed:
+        if not self.signed:
             # acc is of codes - 128, wanted is that of codes - zero.
             acc = acc - zero.to(torch.int32).reshape(-1, 1) * self.sums
         made = acc.float() * (scale.reshape(-1, 1) * self.weight_scale)
         if self.bias is not None:
             made = made + self.bias
-        return made.to(self.call.result).reshape(*x.shape[:-1], self.columns)
+        return made.to(self.result).reshape(*x.shape[:-1], self.columns)
 
     def _products(self, rows: torch.Tensor) -> torch.Tensor:
         count = rows.shape[0]
-        if self.padded:
-            missing = max(_ROWS - count, 0)
-            rows = functional.pad(rows, (0, self.codes.shape[1] - self.depth, 0, missing))
+        more = torch.sym_max(self.fewest - count, 0) if self.fewest else 0  # type: ignore[no-untyped-call]
+        # What compiles is the same for any number of rows; otherwise a copy is spared.
+        if self.missing or (self.fewest and (torch.compiler.is_compiling() or more > 0)):
+            rows = functional.pad(rows, (0, self.missing, 0, more))
         return torch._int_mm(rows, self.codes.t())[:count, : self.columns]

@@ -19,7 +19,7 @@ from fewbits.formats.numerics.affine import of_range
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import integer
 from fewbits.models.torch_ops import refusals
-from fewbits.models.torch_ops.activation_codes import SHIFT, dynamic_scale, encode
+from fewbits.models.torch_ops.activation_codes import SHIFT, Ends, dynamic_scale, encode
 from fewbits.models.torch_ops.module import GivenCodes, LowPrecision, present, range_at
 from fewbits.models.torch_ops.onednn_ops import ADDING_FUSES, CONV_FUSES, LINEAR_FUSES, int8_conv, int8_linear
 from fewbits.models.torch_ops.operation import Call, Range, Sort
@@ -41,12 +41,14 @@ class _Int8(LowPrecision):
 
     def __init__(self, call: Call, weight: ChannelCodes, bias: torch.Tensor | None, ranges: Sequence[Range]) -> None:
         super().__init__(call)
-        self.element = integer(call.scheme.activation)
-        self.dynamic = call.scheme.dynamic
+        element = integer(call.scheme.activation)
+        self.dynamic, self.signed, self.ends = call.scheme.dynamic, element.signed, Ends.of(element)
+        self.activation, self.result = str(call.activation), call.result
         self.keep("codes", torch.from_numpy(weight.codes))
         self.keep("weight_scale", torch.from_numpy(weight.scale))
         self.keep("bias", bias)
-        shift = SHIFT if self.element.signed else 0
+        shift = SHIFT if self.signed else 0
+        self.moved = self.ends.moved(shift)
         scale, zero = (1.0, 0) if self.dynamic else _affine(call, range_at(ranges, 0, call))
         self.keep("scale", torch.tensor(scale, dtype=torch.float32))
         self.keep("zero", torch.tensor(zero + shift, dtype=torch.float32))
@@ -83,7 +85,7 @@ class _Int8(LowPrecision):
     @property
     def computes(self) -> str:
         """What is multiplied, and what is fused behind."""
-        sign = "s8" if self.element.signed else "u8"
+        sign = "s8" if self.signed else "u8"
         fused = "".join([" + other"] * self.call.adds + [f" {self.call.activation}"] * (self.call.activation != "none"))
         return f"{sign} x s8 -> {str(self.call.result).removeprefix('torch.')}{fused}, oneDNN"
 
@@ -91,12 +93,11 @@ class _Int8(LowPrecision):
         """Unsigned codes of `x`, their scale and their zero point."""
         if x.dtype == torch.uint8 and not self.dynamic:
             return x, self.scale, self.zero
-        shift = SHIFT if self.element.signed else 0
         if not self.dynamic:
-            return encode(x, self.scale, self.zero, self.element, torch.uint8, shift), self.scale, self.zero
-        scale, zero = dynamic_scale(x, self.call.scheme.activation, per_row=False)
-        zero = zero + shift if shift else zero
-        return encode(x, scale, zero, self.element, torch.uint8, shift), scale, zero
+            return encode(x, self.scale, self.zero, self.moved, torch.uint8), self.scale, self.zero
+        scale, zero = dynamic_scale(x, self.ends, asymmetric=not self.signed, per_row=False)
+        zero = zero + SHIFT if self.signed else zero
+        return encode(x, scale, zero, self.moved, torch.uint8), scale, zero
 
 
 class Int8Linear(_Int8):
@@ -110,7 +111,6 @@ class Int8Linear(_Int8):
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         """`x` times the weight, plus `other` if the call adds one."""
         codes, scale, zero = self.inputs(x)
-        call = self.call
         made: torch.Tensor = int8_linear(
             codes,
             scale,
@@ -119,8 +119,8 @@ class Int8Linear(_Int8):
             self.weight_scale,
             self.bias,
             other,
-            str(call.activation),
-            call.result,
+            self.activation,
+            self.result,
             self.out_scale,
             self.out_zero,
         )
@@ -130,6 +130,12 @@ class Int8Linear(_Int8):
 class Int8Conv(_Int8):
     """Convolution over 1 to 3 axes; `x` is (batch, channels, *spatial) or without the batch."""
 
+    def __init__(self, call: Call, weight: ChannelCodes, bias: torch.Tensor | None, ranges: Sequence[Range]) -> None:
+        super().__init__(call, weight, bias, ranges)
+        conv = call.convolution
+        assert conv is not None
+        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+
     @staticmethod
     def supported(call: Call) -> str:
         """See `LowPrecision`."""
@@ -137,9 +143,7 @@ class Int8Conv(_Int8):
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         """`x` convolved with the weight, plus `other` if the call adds one; channels-last in memory."""
-        call, conv = self.call, self.call.convolution
-        assert conv is not None
-        alone = x.dim() == len(call.shape) - 1
+        alone = x.dim() == self.codes.dim() - 1
         codes, scale, zero = self.inputs(x.unsqueeze(0) if alone else x)
         made: torch.Tensor = int8_conv(
             codes,
@@ -149,14 +153,14 @@ class Int8Conv(_Int8):
             self.weight_scale,
             self.bias,
             other.unsqueeze(0) if alone and other is not None else other,
-            str(call.activation),
-            call.result,
+            self.activation,
+            self.result,
             self.out_scale,
             self.out_zero,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.groups,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
         )
         return made.squeeze(0) if alone else made
 

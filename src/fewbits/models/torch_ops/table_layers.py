@@ -29,7 +29,7 @@ class StoredTable(LowPrecision):
     def __init__(self, call: Call, codes: torch.Tensor, scale: torch.Tensor) -> None:
         super().__init__(call)
         assert isinstance(call.scheme.weight, ScaledFormat)
-        self.width = call.shape[1]
+        self.width, self.result = call.shape[1], call.result
         self.halves = call.scheme.weight.bits <= _NIBBLE
         if self.halves:
             even = torch.nn.functional.pad(codes, (0, self.width % 2))
@@ -83,4 +83,4 @@ class StoredTable(LowPrecision):
             both = torch.stack([found << 4, found & 240], dim=-1).view(torch.int8) >> 4
             found = both.reshape(*rows.shape, -1)[..., : self.width]
         scale = torch.nn.functional.embedding(rows, self.row_scale)
-        return (found.float() * scale).to(self.call.result)
+        return (found.float() * scale).to(self.result)

@@ -40,6 +40,7 @@ class StoredInt8Linear(LowPrecision):
     def __init__(self, call: Call, weight: ChannelCodes, bias: torch.Tensor | None) -> None:
         super().__init__(call)
         self.columns, self.depth = call.shape
+        self.result = call.result
         self.fused = call.device == "cpu"
         self.missing = -self.depth % _DEPTH if self.fused else 0
         self.keep("codes", functional.pad(torch.from_numpy(weight.codes), (0, self.missing)))
@@ -84,7 +85,7 @@ class StoredInt8Linear(LowPrecision):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` times the weight; `x` has any number of axes, the last one is the depth."""
-        rows = x.reshape(-1, self.depth).to(self.call.result)
+        rows = x.reshape(-1, self.depth).to(self.result)
         if self.fused:
             rows = functional.pad(rows, (0, self.missing)) if self.missing else rows.contiguous()
             made = torch.ops.aten._weight_int8pack_mm.default(rows, self.codes, self.weight_scale)
@@ -116,6 +117,7 @@ class StoredInt4Linear(LowPrecision):
         super().__init__(call)
         assert isinstance(call.scheme.weight, ScaledFormat) and isinstance(call.scheme.weight.granularity, Group)
         self.columns, self.depth = call.shape
+        self.result = call.result
         self.group = call.scheme.weight.granularity.size
         self.compute = torch.bfloat16 if call.device == "cuda" else call.result
         more = -self.columns % (CUDA_COLUMNS if call.device == "cuda" else CPU_COLUMNS)
@@ -185,7 +187,7 @@ class StoredInt4Linear(LowPrecision):
         rows = x.reshape(-1, self.depth).to(self.compute)
         rows = functional.pad(rows, (0, self.missing)) if self.missing else rows.contiguous()
         made = int4_linear(rows, self.codes, self.scale_and_zero, self.group)[:, : self.columns]
-        made = made.to(self.call.result)
+        made = made.to(self.result)
         made = made if self.bias is None else made + self.bias
         found: torch.Tensor = made.reshape(*x.shape[:-1], self.columns)
         return found
