@@ -46,37 +46,30 @@ def encode(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, ends: Ends,
     return steps.clamp_(ends.low, ends.high).to(dtype)
 
 
-def dynamic_scale(x: torch.Tensor, ends: Ends, *, asymmetric: bool, per_row: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def dynamic_scale(x: torch.Tensor, ends: Ends, *, per_row: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero point (both float32) that codes between `ends` take from `x`: of shape ``()``, or
-    ``x.shape[:-1] + (1,)`` with one for each row of the last axis. `x` without elements has scale 1."""
+    ``x.shape[:-1] + (1,)`` with one for each row of the last axis. Codes from 0 on have a zero point, others are
+    symmetric. `x` without elements has scale 1."""
     rows = (*x.shape[:-1], 1)
     if x.numel() == 0:
         shape = rows if per_row else ()
         ones = torch.ones(shape, dtype=torch.float32, device=x.device)
         return ones, torch.zeros_like(ones)
     low, high = torch.aminmax(x, dim=-1, keepdim=True) if per_row else torch.aminmax(x)
-    low, high = low.float(), high.float()
-    if asymmetric:
-        return _asymmetric(low.clamp(max=0), high.clamp(min=0), ends)
+    if not ends.low:
+        return _unsigned(low, high, ends.high)
     top = float(ends.high)
     reach = max(top, -float(ends.low))
-    scale = _limited(torch.maximum(high, -low) / top, reach)
+    scale = _limited(torch.maximum(high, -low).float() / top, reach)
     return scale, torch.zeros_like(scale)
 
 
-def _asymmetric(low: torch.Tensor, high: torch.Tensor, ends: Ends) -> tuple[torch.Tensor, torch.Tensor]:
-    """`fewbits.formats.numerics.affine.asymmetric`, whose bound of scales beyond 1e36 is taken for all zero points."""
-    steps = ends.high - ends.low
-    wide = ((high.double() - low.double()) / steps).float()
-    too_small = wide < _TINY
-    divisor = torch.where(too_small, 1.0, wide)
-    steps_low, steps_high = low / divisor, high / divisor
-    # Both ends give an estimate of the zero point; the one with the smaller rounding error wins.
-    from_low, from_high = ends.low - steps_low, ends.high - steps_high
-    nearer = abs(ends.low) + steps_low.abs() < abs(ends.high) + steps_high.abs()
-    nearest = torch.where(nearer, from_low, from_high).round().clamp(ends.low, ends.high)
-    zero = torch.where(too_small, float(max(ends.low, 0)), nearest)
-    return _limited(wide, float(steps)), zero
+def _unsigned(low: torch.Tensor, high: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """`fewbits.formats.numerics.affine.asymmetric` for codes 0 to `top`, whose lower end always gives the zero point;
+    its bound of scales beyond 1e36 is taken for all zero points."""
+    low, high = low.double().clamp_(max=0), high.double().clamp_(min=0)
+    scale = _limited(((high - low) / top).float(), float(top))
+    return scale, torch.div(low.float(), -scale).round_().clamp_(0, top)
 
 
 def _limited(scale: torch.Tensor, reach: float) -> torch.Tensor:

@@ -118,6 +118,15 @@ def parse_verbose(text: str) -> tuple[Kernel, ...]:
     return tuple(_primitive(match[1]) for match in map(_VERBOSE.match, text.splitlines()) if match is not None)
 
 
+def cuda_precision(kernel: str, operands: Sequence[str]) -> str:
+    """In which precision a CUDA kernel of this name reads: by the name if that tells, otherwise by the profiler's names
+    of the types that its operator was given."""
+    named = next((what for what, pattern in _KERNEL_NAMES if pattern.search(kernel.lower())), "")
+    found = named or _narrowest(operands)
+    # Products of cuBLAS that are named so run on tensor cores, which take no float32.
+    return "tf32" if kernel.startswith("nvjet") and found == "fp32" else found
+
+
 def _primitive(line: str) -> Kernel:
     words = line.split(",")
     operands = [_ONEDNN_TYPES.get(name, name) for name in _OPERAND.findall(line)]
@@ -128,8 +137,8 @@ def _primitive(line: str) -> Kernel:
 
 def _launched(event: FunctionEvent, types: dict[int, tuple[str, ...]]) -> Iterator[Kernel]:
     for kernel in event.kernels:
-        named = next((what for what, pattern in _KERNEL_NAMES if pattern.search(kernel.name.lower())), "")
-        yield Kernel(event.name, kernel.name, named or _narrowest(event, types), kernel.duration * _MICRO)
+        precision = cuda_precision(kernel.name, types.get(event.id, ()))
+        yield Kernel(event.name, kernel.name, precision, kernel.duration * _MICRO)
 
 
 def _operators(events: Sequence[FunctionEvent], types: dict[int, tuple[str, ...]]) -> Iterator[Kernel]:
@@ -137,12 +146,11 @@ def _operators(events: Sequence[FunctionEvent], types: dict[int, tuple[str, ...]
         if _BOOKKEEPING.match(event.name) or (_WRAPPERS.match(event.name) and event.cpu_children):
             continue
         if "::" in event.name:
-            precision = "int4" if "int4" in event.name else _narrowest(event, types)
+            precision = "int4" if "int4" in event.name else _narrowest(types.get(event.id, ()))
             yield Kernel(event.name, event.name, precision, event.self_cpu_time_total * _MICRO)
         elif event.name.startswith(("cpp_fused", "triton_")):
             yield Kernel(event.name, event.name, "", event.self_cpu_time_total * _MICRO)
 
 
-def _narrowest(event: FunctionEvent, types: dict[int, tuple[str, ...]]) -> str:
-    operands = types.get(event.id, ())
+def _narrowest(operands: Sequence[str]) -> str:
     return next((name for name, names in _WIDTHS if any(one in names for one in operands)), "")

@@ -113,7 +113,7 @@ class IntegerLinear(LowPrecision):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`x` times the weight; `x` has any number of axes, the last one is the depth."""
         if self.dynamic:
-            scale, zero = dynamic_scale(x, self.ends, asymmetric=not self.signed, per_row=self.per_row)
+            scale, zero = dynamic_scale(x, self.ends, per_row=self.per_row)
         else:
             scale, zero = self.scale, self.zero
         zero = zero + self.shift

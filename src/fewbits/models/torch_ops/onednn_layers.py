@@ -95,7 +95,7 @@ class _Int8(LowPrecision):
             return x, self.scale, self.zero
         if not self.dynamic:
             return encode(x, self.scale, self.zero, self.moved, torch.uint8), self.scale, self.zero
-        scale, zero = dynamic_scale(x, self.ends, asymmetric=not self.signed, per_row=False)
+        scale, zero = dynamic_scale(x, self.ends, per_row=False)
         zero = zero + SHIFT if self.signed else zero
         return encode(x, scale, zero, self.moved, torch.uint8), scale, zero
 
