@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from fewbits.eligibility import obstacle
+from fewbits.eligibility import module_obstacle
 from fewbits.formats.scheme import Scheme
 from fewbits.grouping import group
 from fewbits.models.pytorch.model import TorchModel
@@ -48,7 +48,6 @@ def plan_of(model: TorchModel, scheme: Scheme, without: Mapping[str, str] | None
     chosen = {
         made.name: Choice(str(scheme), "all")
         for made in group(model.graph)
-        if made.name not in (without or {})
-        and not obstacle(model.graph, made, scheme, gives_floats=True, casts_tables=True)
+        if made.name not in (without or {}) and not module_obstacle(model.graph, made, scheme)
     }
     return Plan(model.sha256, chosen, {})

@@ -10,20 +10,28 @@ from fewbits.graph import Graph, Kind, Node, Tensor
 from fewbits.grouping import Group
 
 
-def obstacle(
-    graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool = False, casts_tables: bool = False
-) -> str:
+def module_obstacle(graph: Graph, group: Group, scheme: Scheme) -> str:
+    """Why `group` of a PyTorch module cannot be written in `scheme`; "" if it can. Tables are held in small floats,
+    too, in which their rows then come out; products on codes give floats; tf32 is a way to multiply."""
+    if group.kind is Kind.GATHER and scheme.is_cast:
+        return "" if scheme != TF32 else "rows are looked up, not multiplied"
+    if scheme == TF32:
+        multiplies = group.is_product and group.kind not in (Kind.ATTENTION, Kind.CONV_TRANSPOSE)
+        return _cast(graph, group) if multiplies else "only products are computed in tf32"
+    if not scheme.is_fp32 and not scheme.is_cast and not (group.is_product or group.kind is Kind.GATHER):
+        return "joints are computed in floats only"
+    return obstacle(graph, group, scheme, gives_floats=True)
+
+
+def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool = False) -> str:
     """Why `group` cannot be written in `scheme`; "" if it can. `gives_floats`: a product on codes can give floats,
-    whatever it is; otherwise a convolution cannot. `casts_tables`: a table may be held in a small float, in which the
-    rows then come out."""
+    whatever it is; otherwise a convolution cannot."""
     if scheme.is_fp32:
         return ""
     if _is_empty(graph, group):
         return "it works on tensors without elements"
     if group.kind is Kind.LSTM:
         return _recurrent(graph, group, scheme)
-    if group.kind is Kind.GATHER and scheme.is_cast and casts_tables:
-        return ""
     if group.kind is Kind.GATHER:
         return _table(graph, group, scheme)
     if scheme == TF32:

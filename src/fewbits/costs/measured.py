@@ -23,7 +23,8 @@ from fewbits.costs.signature import Shapes, fused, signature
 from fewbits.costs.table import CostTable
 from fewbits.data.batches import Arrays
 from fewbits.errors import DataError, ModelError, PlanError
-from fewbits.formats.floating import BF16
+from fewbits.formats.floating import FloatFormat
+from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
@@ -190,8 +191,9 @@ def _as_asked(scheme: Scheme, precision: str) -> bool:
     if scheme.is_fp32 or scheme.is_weight_only:
         return True
     if scheme.is_cast:
-        return precision == ("bf16" if scheme.weight == BF16 else "fp16")
-    return precision == "int8"
+        return precision == str(scheme)
+    is_fp8 = isinstance(scheme.weight, ScaledFormat) and isinstance(scheme.weight.element, FloatFormat)
+    return precision == ("fp8" if is_fp8 else "int8")
 
 
 def _in_company(key: RegionKey, known: Mapping[RegionKey, RegionCost]) -> RegionCost:

@@ -14,20 +14,54 @@ import torch
 from torch import fx
 
 from fewbits.data.batches import Array, Arrays
-from fewbits.eligibility import obstacle
+from fewbits.eligibility import module_obstacle
 from fewbits.errors import DataError, ModelError, TargetError
-from fewbits.formats.scheme import BF16, FP16, FP32
+from fewbits.formats.scheme import (
+    BF16,
+    FP16,
+    FP32,
+    INT4_BLOCKS,
+    INT4_LONG_BLOCKS,
+    INT4_SHIFTED_BLOCKS,
+    INT8_DYNAMIC,
+    INT8_STATIC,
+    INT8_WEIGHT,
+    TF32,
+    Scheme,
+)
 from fewbits.graph import Graph
 from fewbits.grouping import Group
 from fewbits.machine import Machine
 from fewbits.models.protocol import Artifact
-from fewbits.models.pytorch.converted import Converted, opened
+from fewbits.models.pytorch.converted import Converted, Label, opened
 from fewbits.space import Menu, Refusal
 from fewbits.targets.probe import this_machine, threads_of_stream
 from fewbits.targets.protocol import Executed, Session, usual
 
 _DROPPED_CALLS = 2
-_SCHEMES = (BF16, FP16)
+_SCHEMES: Mapping[str, Sequence[Scheme]] = {
+    "cpu": (
+        INT8_STATIC,
+        BF16,
+        FP16,
+        INT8_DYNAMIC,
+        INT8_WEIGHT,
+        INT4_BLOCKS,
+        INT4_SHIFTED_BLOCKS,
+        INT4_LONG_BLOCKS,
+    ),
+    "cuda": (
+        BF16,
+        FP16,
+        TF32,
+        Scheme.parse("w:fp8_e4m3/channel a:fp8_e4m3/token dynamic"),
+        Scheme.parse("w:fp8_e4m3/tensor a:fp8_e4m3/tensor dynamic"),
+        Scheme.parse("w:int8r/channel a:int8r/token dynamic"),
+        INT8_WEIGHT,
+        INT4_LONG_BLOCKS,
+    ),
+}
+"""What is asked of a device; whether it runs, and pays, is measured."""
 _PRECISIONS = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
@@ -104,7 +138,7 @@ class Torch:
 
     def menu(self, graph: Graph, group: Group) -> Menu:
         """What can be asked for `group` here."""
-        reasons = {one: obstacle(graph, group, one, gives_floats=True, casts_tables=True) for one in _SCHEMES}
+        reasons = {one: module_obstacle(graph, group, one) for one in _SCHEMES[self.device]}
         return Menu(
             (FP32, *(scheme for scheme, reason in reasons.items() if not reason)),
             tuple(Refusal(scheme, reason) for scheme, reason in reasons.items() if reason),
@@ -161,8 +195,10 @@ class _Timing(fx.Interpreter):
         return value
 
     def _ran_in(self, node: fx.Node, value: object) -> str:
-        label = self._labels[node]
-        if label.endswith((".quantize", ".float32")):
+        label: Label = self._labels[node]
+        if label.precision:
+            return label.precision
+        if label.name.endswith((".quantize", ".float32")):
             return "boundary"
         first = value[0] if isinstance(value, tuple) else value
         return _PRECISIONS.get(first.dtype, str(first.dtype)) if isinstance(first, torch.Tensor) else "unknown"
@@ -171,10 +207,10 @@ class _Timing(fx.Interpreter):
         """What ran, in order."""
         return tuple(
             Executed(
-                self._labels[node],
-                str(node.target).removeprefix("aten.").removesuffix(".default"),
+                self._labels[node].name,
+                self._labels[node].kernel or str(node.target).removeprefix("aten.").removesuffix(".default"),
                 self._precision[node],
-                (self._labels[node],),
+                (self._labels[node].name,),
                 usual(seconds[_DROPPED_CALLS:]),
             )
             for node, seconds in self._seconds.items()

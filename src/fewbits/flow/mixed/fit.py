@@ -13,7 +13,7 @@ from fewbits.budget import Budget
 from fewbits.config import MixedPrecisionConfig, OnMissing
 from fewbits.data import Dataset
 from fewbits.data.batches import Batch
-from fewbits.eligibility import obstacle
+from fewbits.eligibility import module_obstacle, obstacle
 from fewbits.errors import DataError, MetricError, ModelError, TargetError
 from fewbits.evaluation import Direction
 from fewbits.flow.mixed.fitted import Fitted, MixedReport
@@ -85,7 +85,7 @@ def fit(mixing: Mixing) -> Fitted:
 
 def planned(model: Model, config: MixedPrecisionConfig, *, of_module: bool) -> Decided:
     """What `config` makes of every group of `model`, before anything is measured."""
-    can = partial(obstacle, model.graph, gives_floats=of_module, casts_tables=of_module)
+    can = partial(module_obstacle if of_module else obstacle, model.graph)
     return decide(model.graph, group(model.graph), config, can)
 
 

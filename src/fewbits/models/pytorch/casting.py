@@ -63,9 +63,9 @@ def spread(program: Program, decided: Mapping[fx.Node, torch.dtype | None], endl
             if wanted is not None:
                 found[node] = wanted
             continue
-        if node.op != "call_function" or not _gives_float(node) or _is_fixed(node):
+        if node.op != "call_function" or not gives_float(node) or _is_fixed(node):
             continue
-        read = [source for source in node.all_input_nodes if _gives_float(source) and source.op != "get_attr"]
+        read = [source for source in node.all_input_nodes if gives_float(source) and source.op != "get_attr"]
         floats = [source for source in read if source not in endless] or read
         types = {found.get(source) for source in floats}
         only = next(iter(types), None)
@@ -83,7 +83,7 @@ def spread(program: Program, decided: Mapping[fx.Node, torch.dtype | None], endl
 
 
 def _moves(node: fx.Node) -> bool:
-    return node.op == "call_function" and _gives_float(node) and KINDS.get(operator(node.target)) in CARRIERS
+    return node.op == "call_function" and gives_float(node) and KINDS.get(operator(node.target)) in CARRIERS
 
 
 def cast(program: Program, types: Types, endless: Collection[fx.Node] = (), *, wide_weights: bool = False) -> Cast:
@@ -132,7 +132,7 @@ def cast(program: Program, types: Types, endless: Collection[fx.Node] = (), *, w
         return casts[key]
 
     def operand(node: fx.Node, reader: fx.Node) -> fx.Node:
-        if not _gives_float(node):
+        if not gives_float(node):
             return (
                 held(node, weight_of(program.module, str(node.target)).dtype) if node.op == "get_attr" else made[node]
             )
@@ -168,7 +168,8 @@ def _types_of_weights(program: Program, types: Types) -> Mapping[fx.Node, frozen
     return found
 
 
-def _gives_float(node: fx.Node) -> bool:
+def gives_float(node: fx.Node) -> bool:
+    """Whether `node` gave float32 when it was traced."""
     return _dtype(node) == torch.float32
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Final
@@ -22,9 +23,19 @@ REPORT: Final = "report.txt"
 SUFFIXES: Final = (".pt", ".pth", ".bin")
 
 
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a call stands for: `name` is a node of the model, or a tensor and what is done to it. A module that computes
+    at low precision has a `kernel` and what it multiplies in."""
+
+    name: str
+    kernel: str = ""
+    precision: str = ""
+
+
 class Converted(nn.Module):
     """A converted model. It takes and gives what the original does; `schemes` says how its groups compute, `labels`
-    what each of its calls, in order, stands for: a node of the model, or a tensor and what is done to it.
+    what each of its calls, in order, stands for.
 
     ``state_dict``, ``torch.save``, ``copy.deepcopy`` and ``torch.compile`` work as with any module. It is for
     inference: its parameters do not require gradients, and there is no training mode.
@@ -33,7 +44,7 @@ class Converted(nn.Module):
     notes: Mapping[str, str]
 
     def __init__(
-        self, module: fx.GraphModule, call: CallForm, schemes: Mapping[str, str], labels: Sequence[str]
+        self, module: fx.GraphModule, call: CallForm, schemes: Mapping[str, str], labels: Sequence[Label]
     ) -> None:
         super().__init__()
         self.graph_module = module

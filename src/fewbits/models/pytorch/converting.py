@@ -7,71 +7,153 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import fx
 
-from fewbits.eligibility import obstacle
+from fewbits.codes import Codes
+from fewbits.eligibility import module_obstacle
 from fewbits.errors import PlanError
 from fewbits.formats.floating import BF16, FP16, FloatFormat
-from fewbits.formats.scheme import Scheme
+from fewbits.formats.integer import IntFormat
+from fewbits.formats.scaled import ScaledFormat
+from fewbits.formats.scheme import TF32, Scheme
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group, group
-from fewbits.models.pytorch.casting import cast, spread
-from fewbits.models.pytorch.converted import Converted
+from fewbits.models.pytorch.casting import cast, gives_float, spread
+from fewbits.models.pytorch.converted import Converted, Label
 from fewbits.models.pytorch.folding import fold
 from fewbits.models.pytorch.graph import Described
+from fewbits.models.pytorch.lowering import Lowered, lower
 from fewbits.models.pytorch.program import Program, holder
+from fewbits.models.torch_ops.module import LowPrecision
 from fewbits.plan import Plan
 
 _DTYPES = {BF16: torch.bfloat16, FP16: torch.float16}
 
 
-def convert(program: Program, described: Described, plan: Plan) -> Converted:
-    """`program` under `plan`. Weights that stay as they are, are shared with it.
+def convert(program: Program, described: Described, plan: Plan, codes: Codes) -> Converted:
+    """`program` under `plan`; `codes` has those of weights that the plan names. Weights that stay as they are, are
+    shared with it.
 
     Raises:
-        PlanError: the plan names a group that the model does not have, or a scheme that the group cannot have.
+        PlanError: the plan names a group that the model does not have, a scheme that the group cannot have, or lacks a
+            range, or codes of it are missing.
     """
-    low = _low(described.graph, plan)
+    graph = described.graph
+    low = _low(graph, plan)
     schemes = {name: plan.scheme(name) for name in low}
     if not low:
         return plain(program, described)
-    norms = [described.calls[name] for name, made in low.items() if _holds_norm(described.graph, made)]
-    folded = fold(program, norms)
-    every = group(described.graph)
-    decided: dict[fx.Node, torch.dtype | None] = {}
-    for made in every:
-        scheme = schemes.get(made.name, Scheme())
-        if not scheme.is_fp32 or made.is_product or made.kind is Kind.GATHER or _is_finite(described.graph, made):
-            for node in made.nodes:
-                decided[folded.made[described.calls[node]]] = _dtype(scheme)
-    endless = {
-        folded.made[call]
-        for name, call in described.values.items()
-        if not described.graph.tensors[name].finite and call in folded.made
-    }
-    labels = {folded.made[call]: name for name, call in described.calls.items()}
-    labels |= {folded.made[call]: name for name, call in described.values.items() if call.op == "placeholder"}
+    every = group(graph)
+    folded = fold(program, [described.calls[name] for name, made in low.items() if _holds_norm(graph, made)])
+    coded = [made for name, made in low.items() if _is_module(schemes[name])]
+    lowered = lower(folded.program, described, folded.made, coded, plan, codes)
+    if any(isinstance(schemes[name].weight, FloatFormat) for name in low) and coded:
+        small = _between_casts(described, low, schemes, folded.made, lowered)
+        lowered = lower(folded.program, described, folded.made, coded, plan, codes, small)
+    made = {old: lowered.made[new] for old, new in folded.made.items() if new in lowered.made}
     missing = sorted(set(plan.kept) - set(described.calls))
     if missing:
         raise PlanError(f"the plan keeps nodes in fp32 that the model does not have: {', '.join(missing[:5])}")
-    decided |= {folded.made[described.calls[name]]: None for name in plan.kept if described.calls[name] in folded.made}
-    types = spread(folded.program, decided, endless)
-    found = cast(folded.program, types, endless, wide_weights=plan.wide_weights)
+    decided = _decisions(described, schemes, made)
+    decided |= {node: _given(module) for node, module in lowered.modules.items()}
+    decided |= {made[described.calls[name]]: None for name in plan.kept if described.calls[name] in made}
+    endless = {made[call] for name, call in described.values.items() if not graph.tensors[name].finite and call in made}
+    found = cast(lowered.program, spread(lowered.program, decided, endless), endless, wide_weights=plan.wide_weights)
     found.graph.lint()
-    module = fx.GraphModule(holder(found.tensors), found.graph)
-    stands = {made: labels[before] for before, made in found.made.items() if before in labels}
-    stands |= {node: f"{labels.get(source, source.name)}.{what}" for (source, what), node in found.casts.items()}
-    every_scheme = {made.name: str(schemes.get(made.name, Scheme())) for made in every}
-    return Converted(module, program.call, every_scheme, _labels(found.graph, stands))
+    modules = {str(node.target): module for node, module in lowered.modules.items()}
+    stands = {found.made[node]: name for node, name in _stands(described, made).items() if node in found.made}
+    stands |= {node: f"{_stands(described, made).get(of, of.name)}.{what}" for (of, what), node in found.casts.items()}
+    kernels = {found.made[node]: module for node, module in lowered.modules.items()}
+    return Converted(
+        fx.GraphModule(holder(found.tensors, modules), found.graph),
+        program.call,
+        {one.name: str(schemes.get(one.name, Scheme())) for one in every},
+        _labels(found.graph, stands, kernels),
+    )
+
+
+def _between_casts(
+    described: Described,
+    low: Mapping[str, Group],
+    schemes: Mapping[str, Scheme],
+    folded: Mapping[fx.Node, fx.Node],
+    lowered: Lowered,
+) -> Mapping[str, torch.dtype]:
+    """The coded groups that stand in a region of one small float: all that they read is of that type, if they are."""
+    made = {old: lowered.made[new] for old, new in folded.items() if new in lowered.made}
+    decided = _decisions(described, schemes, made)
+    types_there = {kind for kind in decided.values() if kind is not None}
+    if len(types_there) != 1:
+        return {}
+    (dtype,) = types_there
+    inside = {made[described.calls[name]]: name for name in low if made.get(described.calls[name]) in lowered.modules}
+    while True:
+        types = spread(lowered.program, {**decided, **dict.fromkeys(inside, dtype)})
+        outside = [node for node in inside if not _reads_only(node, types, dtype)]
+        if not outside:
+            return dict.fromkeys(inside.values(), dtype)
+        for node in outside:
+            del inside[node]
+
+
+def _decisions(
+    described: Described, schemes: Mapping[str, Scheme], made: Mapping[fx.Node, fx.Node]
+) -> dict[fx.Node, torch.dtype | None]:
+    """The type of every call that a plan decides about, ``None`` for float32; a sum that masks is no choice."""
+    found: dict[fx.Node, torch.dtype | None] = {}
+    for one in group(described.graph):
+        scheme = schemes.get(one.name, Scheme())
+        if one.name in schemes or one.is_product or one.kind is Kind.GATHER or _is_finite(described.graph, one):
+            calls = [described.calls[name] for name in one.nodes]
+            found |= {made[call]: _dtype(scheme) for call in calls if call in made}
+    return found
+
+
+def _reads_only(node: fx.Node, types: Mapping[fx.Node, torch.dtype], dtype: torch.dtype) -> bool:
+    """Whether every float that `node` reads is of `dtype`, and there is one."""
+    floats = [source for source in node.all_input_nodes if gives_float(source)]
+    return bool(floats) and all(types.get(source) == dtype for source in floats)
+
+
+def _given(module: LowPrecision) -> torch.dtype | None:
+    """The type that `module` reads and gives, where it is a small one."""
+    return None if module.call.result == torch.float32 else module.call.result
 
 
 def plain(program: Program, described: Described) -> Converted:
     """`program` as it is."""
     schemes = {made.name: "fp32" for made in group(described.graph)}
-    return Converted(program.module, program.call, schemes, _labels(program.graph, described.names))
+    return Converted(program.module, program.call, schemes, _labels(program.graph, described.names, {}))
 
 
-def _labels(graph: fx.Graph, known: Mapping[fx.Node, str]) -> Sequence[str]:
+def _stands(described: Described, made: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, str]:
+    """What calls stand for: a node of the graph, or an input."""
+    found = {made[call]: name for name, call in described.calls.items() if call in made}
+    inputs = {made[call]: name for name, call in described.values.items() if call.op == "placeholder" and call in made}
+    return {**inputs, **found}
+
+
+def _labels(graph: fx.Graph, known: Mapping[fx.Node, str], modules: Mapping[fx.Node, LowPrecision]) -> Sequence[Label]:
     """A label for every call of `graph`."""
-    return [known.get(node, node.name) for node in graph.nodes if node.op in ("call_function", "call_module")]
+    calls = [node for node in graph.nodes if node.op in ("call_function", "call_module")]
+    return [
+        Label(known.get(node, node.name), modules[node].computes, _precision(modules[node].call.scheme))
+        if node in modules
+        else Label(known.get(node, node.name))
+        for node in calls
+    ]
+
+
+def _precision(scheme: Scheme) -> str:
+    """What a module multiplies in, in the words of a target."""
+    if scheme == TF32:
+        return "tf32"
+    if scheme.is_weight_only or not isinstance(scheme.activation, ScaledFormat):
+        return "fp32"
+    return f"int{scheme.activation.element.bits}" if isinstance(scheme.activation.element, IntFormat) else "fp8"
+
+
+def _is_module(scheme: Scheme) -> bool:
+    """Whether it takes a module of ours to compute so: casts do with the framework's own calls."""
+    return not scheme.is_cast or scheme == TF32
 
 
 def _low(graph: Graph, plan: Plan) -> Mapping[str, Group]:
@@ -81,14 +163,14 @@ def _low(graph: Graph, plan: Plan) -> Mapping[str, Group]:
         raise PlanError(f"the plan names groups that the model does not have: {', '.join(unknown[:5])}")
     low = {name: made for name, made in groups.items() if name in plan.low}
     for name, made in low.items():
-        reason = obstacle(graph, made, plan.scheme(name), gives_floats=True, casts_tables=True)
+        reason = module_obstacle(graph, made, plan.scheme(name))
         if reason:
             raise PlanError(f"the plan has {name} in {plan.scheme(name)}, but {reason}; set it to fp32")
     return low
 
 
 def _dtype(scheme: Scheme) -> torch.dtype | None:
-    return _DTYPES[scheme.weight] if isinstance(scheme.weight, FloatFormat) else None
+    return _DTYPES.get(scheme.weight) if isinstance(scheme.weight, FloatFormat) else None
 
 
 def _is_finite(graph: Graph, made: Group) -> bool:

@@ -14,6 +14,7 @@ from fewbits.graph import AttributeValue, Graph, Kind, Node, Tensor
 from fewbits.models.pytorch.call_form import output_names
 from fewbits.models.pytorch.kinds import JOINS, KINDS, operator
 from fewbits.models.pytorch.program import Program
+from fewbits.models.torch_ops.operation import Convolution
 
 _LARGE = 65504.0
 """What fp16 holds: a constant beyond it stands for infinity, as in masks."""
@@ -189,7 +190,36 @@ def _attributes(node: fx.Node) -> dict[str, AttributeValue]:
                 found[name] = tuple(one for one in value if isinstance(one, int))
             case _:
                 continue
-    return found
+    return _convolution(node, found) if _kind(node) is Kind.CONV else found
+
+
+def _convolution(node: fx.Node, found: Mapping[str, AttributeValue]) -> dict[str, AttributeValue]:
+    """The attributes of a convolution in the words of ONNX: a number for each axis, pads in front and then behind."""
+    weight = node.args[1]
+    value = _value(weight) if isinstance(weight, fx.Node) else None
+    if value is None:
+        return dict(found)
+    padding = found.get("padding", 0)
+    conv = Convolution.of(
+        tuple(value.shape[2:]),
+        _numbers(found.get("stride", 1)),
+        padding if isinstance(padding, str) else _numbers(padding),
+        _numbers(found.get("dilation", 1)),
+        int(str(found.get("groups", 1))),
+    )
+    return {
+        "strides": conv.stride,
+        "pads": (*conv.padding, *conv.end),
+        "dilations": conv.dilation,
+        "group": conv.groups,
+    }
+
+
+def _numbers(value: AttributeValue) -> int | tuple[int, ...]:
+    if isinstance(value, int):
+        return value
+    assert isinstance(value, tuple)
+    return tuple(one for one in value if isinstance(one, int))
 
 
 def _tensor(node: fx.Node, name: str, *, finite: bool) -> Tensor:

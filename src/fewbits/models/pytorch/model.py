@@ -20,6 +20,7 @@ from fewbits.models.protocol import Artifact, Regions
 from fewbits.models.pytorch.call_form import Arguments, output_names
 from fewbits.models.pytorch.converted import Converted, artifact
 from fewbits.models.pytorch.converting import convert, plain
+from fewbits.models.pytorch.equalising import equalised
 from fewbits.models.pytorch.examples import example_of
 from fewbits.models.pytorch.exporting import Dynamic, export
 from fewbits.models.pytorch.graph import Described, describe
@@ -31,13 +32,16 @@ from fewbits.plan import Plan
 
 @dataclass(frozen=True)
 class TorchModel:
-    """A PyTorch model. Weights are shared with the module that it was made from, which is never changed."""
+    """A PyTorch model. Weights are shared with the module that it was made from, which is never changed. Where
+    `_factors` equalise its channels, `_plain` is what it was before."""
 
     program: Program
     described: Described
     sha256: str
     source: Path | None = None
     _codes: Codes = field(default_factory=dict)
+    _plain: TorchModel | None = None
+    _factors: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, module: nn.Module, example: Arguments, dynamic: Dynamic | None = None) -> TorchModel:
@@ -97,17 +101,20 @@ class TorchModel:
 
     @cached_property
     def _original(self) -> Artifact:
-        return artifact(plain(self.program, self.described))
+        whole = self if self._plain is None else self._plain
+        return artifact(plain(whole.program, whole.described))
 
     def knowing(self, codes: Codes) -> Self:
         """See Model.knowing."""
         return replace(self, _codes=codes)
 
     def equalised(self, factors: Mapping[str, str]) -> Self:
-        """The model itself where there are no factors. Raises PlanError for any: channels of modules are not scaled."""
-        if factors:
-            raise PlanError("the plan equalises channels, which is done to ONNX models only; tune the module itself")
-        return self
+        """See Model.equalised."""
+        if factors == self._factors:
+            return self
+        whole = self if self._plain is None else self._plain
+        program = equalised(whole.program, whole.described, factors) if factors else whole.program
+        return replace(self, program=program, described=describe(program), _plain=whole, _factors=dict(factors))
 
     def converted(self, plan: Plan) -> Artifact:
         """The model under `plan`. Raises PlanError if the plan does not fit."""
@@ -120,7 +127,8 @@ class TorchModel:
                 f"the plan was made for another model ({plan.model_sha256[:12]}, not {self.sha256[:12]}); "
                 "convert the model that the plan was made for, or apply it anyway with force=True"
             )
-        return convert(self.program, self.described, plan)
+        model = self.equalised(plan.equalised)
+        return convert(model.program, model.described, plan, self._codes)
 
 
 def _check_weights(program: Program) -> None:
