@@ -5,6 +5,7 @@ Rounding has no gradient; `fewbits.formats.kernels.autograd` has the form that l
 
 from __future__ import annotations
 
+from ctypes import c_char
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from fewbits.formats.scaled import Format, ScaledFormat
 Array = NDArray[Any]
 
 _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_NUMPY_TYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
 _NO_TABLE = torch.zeros(0)
 
 
@@ -192,7 +194,11 @@ def _check_out(x: torch.Tensor, out: torch.Tensor) -> None:
 
 
 def _array(x: torch.Tensor) -> Array:
-    """The memory of `x`; bfloat16, which numpy does not have, widened to float32."""
+    """The memory of `x`, which must outlive it; bfloat16, which numpy does not have, widened to float32."""
+    if x.device.type == "cpu" and x.is_contiguous() and x.numel() and x.dtype in _NUMPY_TYPES:
+        # Tensor.numpy would forbid for good that the storage is resized, as FSDP does with parameters.
+        memory = (c_char * (x.numel() * x.element_size())).from_address(x.data_ptr())
+        return np.frombuffer(memory, _NUMPY_TYPES[x.dtype]).reshape(x.shape)
     array: Array = (x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy()
     return array
 
