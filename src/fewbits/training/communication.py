@@ -10,7 +10,10 @@ from fewbits.training.table import Place, Recipe
 _CLOCK = torch.zeros((), dtype=torch.int64)
 
 
-def rounded_all_reduce(recipe: Recipe, bucket: distributed.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def rounded_all_reduce(
+    recipe: Recipe,
+    bucket: distributed.GradBucket,  # type: ignore[name-defined]  # made where distributed was built in
+) -> torch.futures.Future[torch.Tensor]:
     """A hook for `DistributedDataParallel.register_comm_hook`: gradients are rounded before and after they are summed.
 
     The format is emulated: what travels has the type of the gradients.

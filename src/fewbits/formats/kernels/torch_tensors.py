@@ -24,7 +24,11 @@ from fewbits.formats.scaled import Format, ScaledFormat
 Array = NDArray[Any]
 
 _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_NUMPY_TYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
+_NUMPY_TYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float16: np.dtype(np.float16),
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+}
 _NO_TABLE = torch.zeros(0)
 
 
@@ -198,7 +202,8 @@ def _array(x: torch.Tensor) -> Array:
     if x.device.type == "cpu" and x.is_contiguous() and x.numel() and x.dtype in _NUMPY_TYPES:
         # Tensor.numpy would forbid for good that the storage is resized, as FSDP does with parameters.
         memory = (c_char * (x.numel() * x.element_size())).from_address(x.data_ptr())
-        return np.frombuffer(memory, _NUMPY_TYPES[x.dtype]).reshape(x.shape)
+        shared: Array = np.frombuffer(memoryview(memory), _NUMPY_TYPES[x.dtype]).reshape(x.shape)
+        return shared
     array: Array = (x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy()
     return array
 
