@@ -2,8 +2,8 @@
 
 Mellempudi et al., Mixed Precision Training With 8-bit Floating Point, arXiv 1905.12334; Micikevicius et al., Mixed
 Precision Training, arXiv 1710.03740; Zhao et al., Adaptive Loss Scaling, arXiv 1910.12385; Drumond et al., Training
-DNNs with Hybrid Block Floating Point, arXiv 1804.01526. `loss_factor` stands for the small errors of deep nets and large
-batches: it multiplies the loss and divides the rate, so that in fp32 nothing changes.
+DNNs with Hybrid Block Floating Point, arXiv 1804.01526. `loss_factor` stands for the small errors of deep nets and of
+large batches: it multiplies the loss and divides the rate, so that in fp32 nothing changes.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ _NUMPY_TYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
     torch.float64: np.dtype(np.float64),
 }
+_WORTH_COMPILING = 1 << 12  # elements; tensors are cast over and over in training, so that loading a kernel pays soon
 _NO_TABLE = torch.zeros(0)
 
 
@@ -82,12 +83,12 @@ def fake_quantize(
     if out is not None and source.device.type == "cpu" and source.dtype != torch.bfloat16:
         same = out.data_ptr() == source.data_ptr() and source.is_contiguous()
         numpy_arrays.fake_quantize(
-            array, format, known, rounding, overflow, key, array if same else out.detach().numpy()
+            array, format, known, rounding, overflow, key, array if same else out.detach().numpy(), _WORTH_COMPILING
         )
         return out
     # What was widened is a copy already: it takes its own result.
     own = array if source.dtype == torch.bfloat16 else None
-    result = numpy_arrays.fake_quantize(array, format, known, rounding, overflow, key, own)
+    result = numpy_arrays.fake_quantize(array, format, known, rounding, overflow, key, own, _WORTH_COMPILING)
     values = _narrowed(_tensor(result), source.dtype, overflow).to(source.device)
     if out is None:
         return values
