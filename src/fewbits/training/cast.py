@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 
 from fewbits.formats.floating import FloatFormat
-from fewbits.formats.granularity import Tensor
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.numerics.philox import tensor_id
 from fewbits.formats.quantize import fake_quantize
 from fewbits.formats.rounding import NoiseKey, Rounding
-from fewbits.formats.scaled import Format, ScaledFormat, element_of
-from fewbits.formats.text import format_text, parse
+from fewbits.formats.scaled import Format, element_of
 from fewbits.training.cell import Cell
 from fewbits.training.hadamard import rotated
 from fewbits.training.orientation import oriented
@@ -36,35 +35,40 @@ class Cast:
     seed: int
     clock: torch.Tensor
     history: torch.Tensor = _NOT_DELAYED
+    text: str = field(init=False)
+    number: int = field(init=False)
+    keeps: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        # A compiler that traces a cast must not meet what makes these.
+        object.__setattr__(self, "text", str(self.cell))
+        object.__setattr__(self, "number", tensor_id(self.name))
+        object.__setattr__(self, "keeps", self.cell.is_identity)
 
     def __call__(self, x: torch.Tensor, summed: int = -1) -> torch.Tensor:
         """`x`, float32, as its format holds it; `summed` is the axis that the product sums over."""
-        cell = self.cell
-        if cell.is_identity:
+        if self.keeps:
             return x
-        summed %= max(x.ndim, 1)
-        if cell.hadamard:
-            x = rotated(x, cell.hadamard, summed, self.seed)
-        format = oriented(cell.format, summed, x.ndim)
         if torch.compiler.is_compiling():
-            text, tensor = format_text(format), tensor_id(self.name)
-            words = text, str(cell.rounding), str(cell.overflow), cell.fixed
-            found: torch.Tensor = _cast_op(x.contiguous(), self.clock, self.history, *words, self.seed, tensor)
+            found: torch.Tensor = _cast_op(x, self.clock, self.history, self.text, summed, self.seed, self.number)
             return found
-        return _cast(x, self.clock, self.history, format, cell, self.seed, tensor_id(self.name))
+        return _cast(x, self.clock, self.history, self.cell, summed, self.seed, self.number)
 
 
 def _cast(
-    x: torch.Tensor, clock: torch.Tensor, history: torch.Tensor, format: Format, cell: Cell, seed: int, tensor: int
+    x: torch.Tensor, clock: torch.Tensor, history: torch.Tensor, cell: Cell, summed: int, seed: int, tensor: int
 ) -> torch.Tensor:
-    key = None
-    if cell.rounding is Rounding.STOCHASTIC:
-        key = NoiseKey(seed, int(clock) & _MASK, tensor)
-    scale: torch.Tensor | float | None = cell.fixed or None
-    if history.numel():
-        scale = delayed_scale(x, history, format)
     with torch.no_grad():
-        return fake_quantize(x.detach(), format, scale=scale, rounding=cell.rounding, overflow=cell.overflow, key=key)
+        x = x.detach()
+        summed %= max(x.ndim, 1)
+        if cell.hadamard:
+            x = rotated(x, cell.hadamard, summed, seed)
+        format = oriented(cell.format, summed, x.ndim)
+        key = NoiseKey(seed, int(clock) & _MASK, tensor) if cell.rounding is Rounding.STOCHASTIC else None
+        scale: torch.Tensor | float | None = cell.fixed or None
+        if history.numel():
+            scale = delayed_scale(x, history, format)
+        return fake_quantize(x, format, scale=scale, rounding=cell.rounding, overflow=cell.overflow, key=key)
 
 
 def delayed_scale(x: torch.Tensor, history: torch.Tensor, format: Format) -> torch.Tensor:
@@ -84,37 +88,17 @@ def delayed_scale(x: torch.Tensor, history: torch.Tensor, format: Format) -> tor
 
 @torch.library.custom_op("fewbits::cast", mutates_args={"history"})
 def _cast_op(
-    x: torch.Tensor,
-    clock: torch.Tensor,
-    history: torch.Tensor,
-    format: str,
-    rounding: str,
-    overflow: str,
-    fixed: float,
-    seed: int,
-    tensor: int,
+    x: torch.Tensor, clock: torch.Tensor, history: torch.Tensor, cell: str, summed: int, seed: int, tensor: int
 ) -> torch.Tensor:
     """The same as one operation, which a compiler need not look into."""
-    known = parse(format)
-    words = [format, rounding, overflow, *[f"scale={fixed}"] * bool(fixed)]
-    return _cast(x, clock, history, known, Cell.parse(" ".join(words)), seed, tensor)
+    return _cast(x, clock, history, _cell(cell), summed, seed, tensor)
 
 
 @_cast_op.register_fake
 def _(
-    x: torch.Tensor,
-    clock: torch.Tensor,
-    history: torch.Tensor,
-    format: str,
-    rounding: str,
-    overflow: str,
-    fixed: float,
-    seed: int,
-    tensor: int,
+    x: torch.Tensor, clock: torch.Tensor, history: torch.Tensor, cell: str, summed: int, seed: int, tensor: int
 ) -> torch.Tensor:
-    return torch.empty_like(x)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
-def has_own_scale(format: Format) -> bool:
-    """Whether one scale is found for the whole tensor."""
-    return isinstance(format, ScaledFormat) and isinstance(format.granularity, Tensor)
+_cell = lru_cache(256)(Cell.parse)

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_flatten
 
+from fewbits.training.gradients import local
 from fewbits.training.lowering import Lowered, Lowering, Pass
 
 
@@ -48,9 +50,14 @@ class _Call:
 
 
 def find(model: nn.Module, own: Lowering) -> Culprit | None:
-    """The culprit of the last forward pass of `model` and the backward pass behind it; None if it repeats as finite."""
+    """The culprit of the last forward pass of `model` and the backward pass behind it; None if it repeats as finite.
+
+    None, too, for a model whose parameters are spread over processes.
+    """
     known = own.last
-    if known is None or not isinstance(model, Lowered):
+    # Processes that share a layer would have to run it again together, and not all of them have a reason to.
+    shared = any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    if known is None or shared or not isinstance(model, Lowered):
         return None
     with _as_it_was(model, own, known):
         calls, outputs = _again(model, known)
@@ -72,7 +79,7 @@ def find(model: nn.Module, own: Lowering) -> Culprit | None:
 def from_gradients(parameters: Mapping[str, nn.Parameter]) -> Culprit | None:
     """What the gradients alone tell: the last parameter, in the order of the model, whose gradient is not finite."""
     for name, parameter in reversed(list(parameters.items())):
-        if parameter.grad is not None and not _are_finite([parameter.grad]):
+        if parameter.grad is not None and not _are_finite([local(parameter.grad)]):
             module, _, last = name.rpartition(".")
             return Culprit(module or "the model", f"gradient of {last}", Direction.BACKWARD)
     return None

@@ -9,6 +9,7 @@ change the user's model.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import deepcopy
@@ -246,6 +247,7 @@ def lower(
     if own.mode is None and (low is not None or fast or recipe.reach is Reach.PRODUCTS):
         own.mode = Functions(own.product, recipe.reach is Reach.PRODUCTS, None if low is None else Policy(low))
     own.reschedule(0)
+    _warn_of_the_end(own)
     kind = type(copied)
     copied.__class__ = type(f"Lowered{kind.__name__}", (Lowered, kind), {"__module__": kind.__module__})
     assert isinstance(copied, Lowered)
@@ -292,6 +294,23 @@ def _check(model: nn.Module, recipe: Recipe, planned: int, on_missing: str) -> N
     if isinstance(recipe.schedule, Boost) and planned < 1:
         raise RecipeError(
             f"the recipe {recipe.name} changes formats near the end: say how many steps there will be, planned=..."
+        )
+
+
+def _warn_of_the_end(own: Lowering) -> None:
+    """Warn if a schedule of bits cannot finish in the planned steps."""
+    schedule = own.recipe.schedule
+    if not isinstance(schedule, Moq) or not own.planned:
+        return
+    ends = {name: schedule.finished(own.curvature.get(name, 0.0)) for name in own.products}
+    late = {name: end for name, end in ends.items() if end > own.planned}
+    if late:
+        name, end = max(late.items(), key=lambda item: item[1])
+        warnings.warn(
+            f"{len(late)} of {len(ends)} layers do not reach {schedule.target} bits in {own.planned} steps ({name}: in "
+            f"{end}): shorten the period or the offset, or raise the target",
+            UserWarning,
+            stacklevel=3,
         )
 
 

@@ -109,6 +109,8 @@ class Policy(TorchFunctionMode):
         return value
 
     def _weight(self, weight: torch.nn.Parameter, to: torch.dtype) -> torch.Tensor:
+        if torch.compiler.is_compiling():
+            return weight.to(to)
         # What was cast without a graph must not be used where gradients are wanted.
         key = id(weight), torch.is_grad_enabled()
         known = self._weights.get(key)

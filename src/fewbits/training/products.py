@@ -46,7 +46,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, how
     with torch._C.DisableTorchFunction():
         flat = x.reshape(-1, x.shape[-1])
         out: torch.Tensor = _Linear.apply(flat, weight, bias, how)  # type: ignore[no-untyped-call]
-        return out.view(*x.shape[:-1], weight.shape[0])
+        return out if x.ndim == flat.ndim else out.view(*x.shape[:-1], weight.shape[0])
 
 
 def convolution(

@@ -40,11 +40,12 @@ def fake_quantize(
     overflow: Overflow,
     key: NoiseKey | None,
     out: Array | None,
+    worth_compiling: int = _WORTH_COMPILING,
 ) -> Array:
-    """`x` rounded to `format`. Raises DataError."""
+    """`x` rounded to `format`; from `worth_compiling` elements on by compiled loops. Raises DataError."""
     if out is not None:
         _check_out(x, out)
-    if _COMPILES and x.dtype == np.float32 and x.size >= _WORTH_COMPILING and cpu.handles(format, x.shape):
+    if _COMPILES and x.dtype == np.float32 and x.size >= worth_compiling and cpu.handles(format, x.shape):
         source = np.ascontiguousarray(x)
         result = np.empty(x.shape, np.float32) if out is None else out
         cpu.fake_quantize(source, result, format, scales, rounding, overflow, key, fresh=out is None)

@@ -5,6 +5,7 @@ Rounding has no gradient; `fewbits.formats.kernels.autograd` has the form that l
 
 from __future__ import annotations
 
+from ctypes import c_char
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,12 @@ from fewbits.formats.scaled import Format, ScaledFormat
 Array = NDArray[Any]
 
 _TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_NUMPY_TYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float16: np.dtype(np.float16),
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+}
+_WORTH_COMPILING = 1 << 12  # elements; tensors are cast over and over in training, so that loading a kernel pays soon
 _NO_TABLE = torch.zeros(0)
 
 
@@ -76,12 +83,12 @@ def fake_quantize(
     if out is not None and source.device.type == "cpu" and source.dtype != torch.bfloat16:
         same = out.data_ptr() == source.data_ptr() and source.is_contiguous()
         numpy_arrays.fake_quantize(
-            array, format, known, rounding, overflow, key, array if same else out.detach().numpy()
+            array, format, known, rounding, overflow, key, array if same else out.detach().numpy(), _WORTH_COMPILING
         )
         return out
     # What was widened is a copy already: it takes its own result.
     own = array if source.dtype == torch.bfloat16 else None
-    result = numpy_arrays.fake_quantize(array, format, known, rounding, overflow, key, own)
+    result = numpy_arrays.fake_quantize(array, format, known, rounding, overflow, key, own, _WORTH_COMPILING)
     values = _narrowed(_tensor(result), source.dtype, overflow).to(source.device)
     if out is None:
         return values
@@ -192,7 +199,12 @@ def _check_out(x: torch.Tensor, out: torch.Tensor) -> None:
 
 
 def _array(x: torch.Tensor) -> Array:
-    """The memory of `x`; bfloat16, which numpy does not have, widened to float32."""
+    """The memory of `x`, which must outlive it; bfloat16, which numpy does not have, widened to float32."""
+    if x.device.type == "cpu" and x.is_contiguous() and x.numel() and x.dtype in _NUMPY_TYPES:
+        # Tensor.numpy would forbid for good that the storage is resized, as FSDP does with parameters.
+        memory = (c_char * (x.numel() * x.element_size())).from_address(x.data_ptr())
+        shared: Array = np.frombuffer(memoryview(memory), _NUMPY_TYPES[x.dtype]).reshape(x.shape)
+        return shared
     array: Array = (x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy()
     return array
 
