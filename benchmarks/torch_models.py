@@ -100,7 +100,7 @@ def main() -> None:
     start = time.perf_counter()
     torch.manual_seed(0)
     if options.device == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"
     rows: list[Row] = []
     for row in measured(options.device, options.small, options.calls, lambda: time.perf_counter() - start, options):
         rows.append(row)
@@ -147,8 +147,8 @@ def measured(
                 continue
             try:
                 made[name, form] = model.module(plan_for(model, Scheme.parse(form)))
-            # Whatever a kernel refuses is a row of the table.
-            except Exception as error:
+            # Whatever a kernel says, it is a row of the table.
+            except Exception as error:  # noqa: BLE001
                 yield Row(name, 0, form, compiled=False, failure=f"{type(error).__name__}: {error}"[:400])
                 continue
             for batch in (1, 32):
@@ -199,7 +199,7 @@ def row_of(
         peak = torch.cuda.max_memory_allocated() if device == "cuda" else 0
         return Row(name, batch, form, compiled, groups, seconds, error, size_of(module), peak)
     # As above.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         return Row(name, batch, form, compiled, groups, failure=f"{type(error).__name__}: {error}"[:400])
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import shlex
 import sys
 import time
@@ -318,6 +319,7 @@ def main() -> None:
     options.add_argument("--dry", action="store_true", help="store nothing")
     options.add_argument("--seconds", type=float, default=115.0, help="no row begins after that many")
     options.add_argument("--calls", type=int, default=10)
+    options.add_argument("--only", default="", help="a regular expression: rows whose name it finds")
     given = options.parse_args()
     started = time.perf_counter()
     device = torch.device(given.device)
@@ -325,7 +327,7 @@ def main() -> None:
     results: list[dict[str, object]] = []
     done: set[str] = set()
     for name, compute in rows(setting):
-        if name in done:
+        if name in done or not re.search(given.only, name):
             continue
         done.add(name)
         begun = time.perf_counter()

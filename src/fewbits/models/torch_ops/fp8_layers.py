@@ -121,7 +121,8 @@ class Fp8Linear(LowPrecision):
         """`x` times the weight; `x` has any number of axes, the last one is the depth."""
         if x.numel() == 0:
             return x.new_empty((*x.shape[:-1], self.columns), dtype=self.result)
-        rows = x.reshape(-1, self.depth).float()
+        # A quotient has the strides of its operands, and the kernel reads rows.
+        rows = x.reshape(-1, self.depth).contiguous().float()
         scale = self._scale(rows)
         # A value between the largest and infinity becomes NaN by a cast alone.
         small = (rows / scale).clamp(-E4M3.max, E4M3.max).to(torch.float8_e4m3fn)

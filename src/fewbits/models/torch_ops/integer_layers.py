@@ -117,7 +117,7 @@ class IntegerLinear(LowPrecision):
         else:
             scale, zero = self.scale, self.zero
         zero = zero + self.shift
-        rows = encode(x, scale, zero, self.moved, torch.int8).reshape(-1, self.depth)
+        rows = encode(x, scale, zero, self.moved, torch.int8).reshape(-1, self.depth).contiguous()
         acc = self._products(rows)
         if not self.signed:
             # acc is of codes - 128, wanted is that of codes - zero.
