@@ -100,7 +100,7 @@ def main() -> None:
     start = time.perf_counter()
     torch.manual_seed(0)
     if options.device == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     rows: list[Row] = []
     for row in measured(options.device, options.small, options.calls, lambda: time.perf_counter() - start, options):
         rows.append(row)
