@@ -197,10 +197,10 @@ def _latency(job: Job, site: Site, floats: Floats, artifact: Artifact) -> Compar
 
 
 def _candidates(job: Job, site: Site, floats: Floats, artifact: Artifact) -> list[Candidate]:
-    original = job.candidate_file(ORIGINAL, job.model.original().content)
+    original = job.candidate_file(ORIGINAL, job.model.original())
     return [
         job.candidate(ORIGINAL, original, floats.fastest),
-        job.candidate(TUNED, job.candidate_file(TUNED, artifact.content), site.name),
+        job.candidate(TUNED, job.candidate_file(TUNED, artifact), site.name),
     ]
 
 

@@ -14,7 +14,7 @@ from fewbits.evaluation import Evaluator, Predict
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.goals.effort import Level
 from fewbits.flow.remedies.tried import Remedies
-from fewbits.flow.scratch import write_scratch
+from fewbits.flow.scratch import scratch_file
 from fewbits.flow.shelf import Shelf
 from fewbits.flow.site import Site
 from fewbits.flow.time.deadline import Deadline
@@ -23,7 +23,7 @@ from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
 from fewbits.limits import UNLIMITED, Limits
-from fewbits.models.protocol import Model
+from fewbits.models.protocol import Artifact, Model
 from fewbits.placement import between_codes, settle
 from fewbits.plan import Choice, Plan, smoothed
 from fewbits.progress import Progress
@@ -198,9 +198,9 @@ class Job:
         """The model in `file` as it is measured on the runtime `target`."""
         return Candidate(name, file, target, self.threads, self.streams)
 
-    def candidate_file(self, name: str, content: bytes) -> Path:
-        """A file that holds `content`, for a measuring process. Raises StorageError."""
-        return write_scratch(self.scratch / f"{name}.onnx", content)
+    def candidate_file(self, name: str, artifact: Artifact) -> Path:
+        """A file that holds `artifact`, for a measuring process. Raises StorageError."""
+        return scratch_file(self.scratch / f"{name}.onnx", artifact)
 
 
 def refuse_quantised(graph: Graph) -> None:

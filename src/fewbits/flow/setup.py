@@ -186,7 +186,7 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         splits=splits,
         inputs=call_inputs(splits.search, model.inputs, request.batch),
         settings=_settings(request, model, targets, evaluator, data, calibration),
-        files=files if model.source is None else (*files, model.source),
+        files=files if model.source is None else (*files, model.source, *model.original().reads),
     )
 
 

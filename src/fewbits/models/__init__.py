@@ -1,4 +1,4 @@
-"""The only door to models: `open_model`, and `open_tensors` for the weights alone."""
+"""The only door to models: `open_model`, `open_tensors` for the weights alone, and `pack` for those that are saved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     from fewbits.data.weights import Weights
-    from fewbits.models.protocol import Model
+    from fewbits.models.protocol import Artifact, Model, Packed
 
 ModelSource = Union[str, Path, bytes, "ModelProto", "Model"]
 
@@ -47,4 +47,16 @@ def open_tensors(path: Path) -> Weights:
     return onnx_tensors.open_tensors(path)
 
 
-__all__ = ["ModelSource", "open_model", "open_tensors"]
+def pack(artifact: Artifact, location: str) -> Packed:
+    """`artifact` as it is saved, with those weights that are not in one piece with it in a file beside it, which is
+    called `location`.
+
+    Raises:
+        ModelError: while weights are read: they are not where they were any more.
+    """
+    from fewbits.models import onnx_pack  # noqa: PLC0415  as above
+
+    return onnx_pack.packed(artifact, location)
+
+
+__all__ = ["ModelSource", "open_model", "open_tensors", "pack"]

@@ -17,7 +17,8 @@ from fewbits.data.batches import Array
 from fewbits.data.weights import FileWeights
 from fewbits.errors import DataError, ModelError
 from fewbits.graph import Tensor
-from fewbits.models.onnx_read import check_external, parse
+from fewbits.models.onnx_outside import check_external
+from fewbits.models.onnx_read import parse
 
 
 def open_tensors(path: Path) -> FileWeights:

@@ -37,6 +37,7 @@ from fewbits.targets.protocol import Executed, Session
 
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
+_WEIGHTS_APART = "session.optimized_model_external_initializers_file_name"
 _SCHEMES = (BF16, FP16, INT8_DYNAMIC, INT8_BLOCKS, INT4_BLOCKS, INT4_SHIFTED_BLOCKS, INT4_LONG_BLOCKS)
 _LOAD_ERRORS = (
     states.Fail,
@@ -111,7 +112,7 @@ class OnnxRuntime:
             return self._opened(artifact, self._options())
         return SessionPool([self._opened(artifact, self._options()) for _ in range(self.streams)])
 
-    def files(self, artifact: Artifact) -> Mapping[str, bytes]:
+    def files(self, artifact: Artifact, folder: Path) -> Mapping[str, Path]:
         """None: ONNX is its own form."""
         return {}
 
@@ -120,6 +121,8 @@ class OnnxRuntime:
         with TemporaryDirectory(prefix="fewbits-") as folder:
             options = self._options()
             options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+            # In one piece, a large model could not be written.
+            options.add_session_config_entry(_WEIGHTS_APART, "optimised.data")
             options.enable_profiling = True
             # A model that does not load is no news here, and the profile that was not written even less.
             options.log_severity_level = _FATAL_ONLY
@@ -138,7 +141,9 @@ class OnnxRuntime:
 
     def _opened(self, artifact: Artifact, options: ort.SessionOptions) -> OnnxRuntimeSession:
         try:
-            session = ort.InferenceSession(artifact.content, options, providers=["CPUExecutionProvider"])
+            # From its path, weights beside it are found, and mapped instead of copied.
+            source = artifact.content if artifact.path is None else str(artifact.path)
+            session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except _LOAD_ERRORS as error:
             raise ModelError(f"ONNX Runtime {ort.__version__} does not load the model: {error}") from error
         return OnnxRuntimeSession(session, tuple(output.name for output in session.get_outputs()))
