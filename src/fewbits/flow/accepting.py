@@ -184,6 +184,7 @@ def measure_accuracy(
         return compare_accuracy(name, direction, baseline, searched.evaluated.scores, job.budget), 0
 
     def tuned() -> Scores:
+        job.original.rest()
         with site.target.open(artifact) as session:
             return evaluator(predictor(session, job.model.inputs), split, EVALUATION_BATCH)
 

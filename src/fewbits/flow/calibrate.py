@@ -62,7 +62,7 @@ def _run(job: Job, wanted: tuple[str, ...], coded: Mapping[str, Scheme]) -> dict
     if len(wanted) > 1:
         data = data.take(range(min(_COMPARED_SAMPLES, data.samples)))
     size = samples_per_batch(job, observed)
-    observations = with_smoothed(job.model.observe(padded(job, data, size), observed), job.smoothing)
+    observations = with_smoothed(job.observe(padded(job, data, size), observed), job.smoothing)
     methods = [method(name) for name in wanted]
     found = collect(observations, methods, wanted_formats, job.progress, ceil(data.samples / size))
     return {name: _spread(tie(ranges, classes), classes, tensors) for name, ranges in found.items()}
@@ -152,5 +152,6 @@ def kept_under(job: Job, plan: Plan, work: Callable[[Predict], T]) -> T:
 
 
 def _run_as(job: Job, plan: Plan, artifact: Artifact, work: Callable[[Predict], T]) -> T:
+    job.original.rest()
     with job.site(plan.target).target.open(artifact) as session:
         return work(predictor(session, job.model.inputs))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from fewbits.benchmark import Candidate
 from fewbits.budget import Budget
 from fewbits.data.batches import Arrays, Batch
 from fewbits.errors import ModelError
-from fewbits.evaluation import Evaluator, Predict
+from fewbits.evaluation import Evaluator
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.goals.effort import Level
 from fewbits.flow.remedies.tried import Remedies
 from fewbits.flow.scratch import scratch_file
+from fewbits.flow.sessions import Original
 from fewbits.flow.shelf import Shelf
 from fewbits.flow.site import Site
 from fewbits.flow.time.deadline import Deadline
@@ -71,7 +72,7 @@ class Job:
     sites: tuple[Site, ...]
     groups: tuple[Group, ...]
     evaluator: Evaluator
-    original: Predict
+    original: Original
     budget: Budget
     objective: Objective
     splits: Splits
@@ -95,6 +96,11 @@ class Job:
     means: Mapping[str, str] = field(default_factory=dict)
     remedies: Remedies = field(default_factory=dict)
     effort: Level = Level.MEDIUM
+
+    def observe(self, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
+        """The values that `tensors` of the model take; the original rests meanwhile."""
+        self.original.rest()
+        return self.model.observe(batches, tensors)
 
     @property
     def for_size(self) -> bool:

@@ -110,5 +110,6 @@ def _pays(job: Job, site: Site, plan: Plan, slower: Mapping[str, str]) -> bool:
 
 
 def _profile(job: Job, site: Site, artifact: Artifact) -> dict[str, Share]:
+    job.original.rest()
     executed = site.target.executed(artifact, job.inputs, _PROFILED_CALLS)
     return dict(attribute(job.graph, job.groups, executed))

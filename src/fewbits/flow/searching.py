@@ -263,6 +263,7 @@ def _score(job: Job, plan: Plan, baseline: Scores) -> Evaluated:
     is looked for."""
     start = job.pace.clock()
     evaluator, selection = job.evaluator, job.splits.selection
+    job.original.rest()
     with job.site(plan.target).target.open(job.conversions.of(plan)) as session:
         predict = predictor(session, job.model.inputs)
         if evaluator.uses_split and job.objective is not Objective.ACCURACY:
