@@ -243,14 +243,13 @@ def main() -> None:
 
 def store(size: int, largest: int, limit: int, steps: tuple[Step, ...]) -> None:
     """Write the result with how it was taken."""
-    from results import PACKAGES, Taken, write
-
     from fewbits.targets.probe import this_machine
+    from results import PACKAGES, Taken, write
 
     content = {
         "what": (
-            "peak resident set (VmHWM) of a fresh process per step, once each; bytes. The bound is the float session of "
-            "ONNX Runtime, the largest tensor and 500 MiB"
+            "peak resident set (VmHWM) of a fresh process per step, once each, in bytes; tune without the processes that "
+            "measure. The bound is the float session of ONNX Runtime, the largest tensor and 500 MiB"
         ),
         "model_bytes": size,
         "largest_tensor_bytes": largest,
