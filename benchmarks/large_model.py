@@ -248,7 +248,7 @@ def store(size: int, largest: int, limit: int, steps: tuple[Step, ...]) -> None:
 
     content = {
         "what": (
-            "peak resident set (VmHWM) of a fresh process per step, once each, in bytes; tune without the processes that "
+            "peak resident set (VmHWM) of a fresh process per step, once each, in bytes; tune without processes that "
             "measure. The bound is the float session of ONNX Runtime, the largest tensor and 500 MiB"
         ),
         "model_bytes": size,
