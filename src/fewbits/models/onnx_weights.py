@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fewbits.data.batches import Array
 from fewbits.formats.granularity import Channel, Tensor
-from fewbits.formats.numerics.affine import Affine, symmetric
+from fewbits.formats.integer import IntFormat
+from fewbits.formats.numerics.affine import Affine, of_range, symmetric
 from fewbits.formats.quantize import quantize
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import integer
@@ -51,6 +52,16 @@ class WeightWriter:
             wide = Affine(affine.format, scale, np.zeros(bias.shape, np.int32), axis=0)
             node.replace_input_with(2, self._decoded(node, "bias", bias_source, bias, wide, np.dtype(np.int32)))
 
+    def quantize_operand(self, node: ir.Node, position: int, format: IntFormat) -> None:
+        """Quantise the constant operand of `node` at `position`, which is no weight, with one scale, as activations of
+        this format have."""
+        source = node.inputs[position]
+        assert source is not None
+        values = array_of(source).astype(np.float32)
+        affine = of_range(float(values.min(initial=0)), float(values.max(initial=0)), format)
+        dtype = np.dtype(np.int8 if format.signed else np.uint8)
+        node.replace_input_with(position, self._decoded(node, "constant", source, values, affine, dtype))
+
     def _decoded(
         self,
         node: ir.Node,
@@ -58,9 +69,9 @@ class WeightWriter:
         source: ir.Value,
         values: NDArray[np.float32],
         affine: Affine,
-        dtype: np.dtype[np.signedinteger],
+        dtype: np.dtype[np.integer],
     ) -> ir.Value:
-        key = (source, what, affine.scale.tobytes())
+        key = (source, f"{what} {dtype}", affine.scale.tobytes())
         if key not in self._stored:
             codes = bias_codes(values, affine.scale) if what == "bias" else weight_codes(values, affine)
             self._stored[key] = (
@@ -80,10 +91,14 @@ class WeightWriter:
 
 
 def weight_codes(weight: Array, affine: Affine) -> Array:
-    """Codes of `weight` with symmetric scales, for the whole of it or along one axis."""
+    """Codes of `weight` with symmetric scales, for the whole of it or along one axis; or with one scale and a zero
+    point."""
     sharing = Tensor() if affine.axis is None else Channel(affine.axis)
-    scale = affine.scale.reshape([-1 if place == affine.axis else 1 for place in range(weight.ndim)])
-    return quantize(weight, ScaledFormat(affine.format, sharing), scale=scale).codes
+    shape = [-1 if place == affine.axis else 1 for place in range(weight.ndim)]
+    shifted = bool(affine.zero_point.any())
+    format = ScaledFormat(affine.format, sharing, asymmetric=shifted)
+    zero = affine.zero_point.reshape(shape) if shifted else 0
+    return quantize(weight, format, scale=affine.scale.reshape(shape), zero_point=zero).codes
 
 
 def decoded_weight(weight: NDArray[np.float32], operand: ScaledFormat, axis: int) -> Array:
