@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fewbits.formats.granularity import Channel
 from fewbits.formats.granularity import Group as Block
+from fewbits.formats.granularity import Tensor as OneScale
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme
 from fewbits.graph import Graph, Kind, Node, Tensor
@@ -67,7 +68,9 @@ def _stored(graph: Graph, group: Group, scheme: Scheme) -> str:
     reason = _wrong_type(graph, anchor)
     if reason:
         return reason
-    if group.kind in (Kind.MATMUL, Kind.GEMM) and group.operands and graph.is_constant(anchor.inputs[0]):
+    if group.constant and scheme.dynamic and _shares_one_scale(scheme) and group.kind is Kind.MATMUL:
+        return _constant(graph, group, anchor)
+    if group.constant and group.constant == anchor.inputs[0]:
         return "its constant is the first operand, and only a second one can be written so"
     if group.constant:
         return "its constant is more than one matrix, and only one can be written so"
@@ -85,6 +88,10 @@ def _stored(graph: Graph, group: Group, scheme: Scheme) -> str:
     if isinstance(sharing, Block) and isinstance(depth, int) and depth % sharing.size:
         return f"its depth of {depth} is no multiple of the {sharing.size} elements that share a scale"
     return ""
+
+
+def _shares_one_scale(scheme: Scheme) -> bool:
+    return isinstance(scheme.weight, ScaledFormat) and scheme.weight.granularity == OneScale()
 
 
 def _static(graph: Graph, group: Group, *, smoothed: bool, gives_floats: bool) -> str:

@@ -95,7 +95,8 @@ def weight_codes(weight: Array, affine: Affine) -> Array:
     point."""
     sharing = Tensor() if affine.axis is None else Channel(affine.axis)
     shape = [-1 if place == affine.axis else 1 for place in range(weight.ndim)]
-    shifted = bool(affine.zero_point.any())
+    # Without a zero point of its own, an unsigned format has it in the middle.
+    shifted = not affine.format.signed
     format = ScaledFormat(affine.format, sharing, asymmetric=shifted)
     zero = affine.zero_point.reshape(shape) if shifted else 0
     return quantize(weight, format, scale=affine.scale.reshape(shape), zero_point=zero).codes

@@ -22,6 +22,7 @@ from fewbits.formats.scheme import (
     INT4_SHIFTED_BLOCKS,
     INT8_BLOCKS,
     INT8_DYNAMIC,
+    INT8_DYNAMIC_PAIR,
     INT8_SMOOTHED,
 )
 from fewbits.graph import Graph, Kind
@@ -102,7 +103,8 @@ class OnnxRuntime:
     def menu(self, graph: Graph, group: Group) -> Menu:
         """What can be asked for `group` here."""
         smoothed = (INT8_SMOOTHED,) if group.weight and group.kind in (Kind.MATMUL, Kind.GEMM) else ()
-        return menu(graph, group, (*smoothed, *_SCHEMES))
+        dynamic = (INT8_DYNAMIC_PAIR,) if group.constant else ()
+        return menu(graph, group, (*smoothed, *_SCHEMES, *dynamic))
 
     def open(self, artifact: Artifact) -> Session:
         """Load `artifact`. Raises ModelError with the runtime's own words."""
