@@ -44,7 +44,7 @@ def test_products_get_a_scale_per_channel_joints_one() -> None:
 
 def _vector_first() -> onnx.ModelProto:
     net = Net()
-    return finish(net, net.add("MatMul", net.weight(8), "x"), x=("b", 3, 8, 8))
+    return net.model({"x": (F, ("b", 8, 4))}, {"y": (net.add("MatMul", net.weight(8), "x"), ("b", 4))})
 
 
 def _vector() -> onnx.ModelProto:

@@ -22,6 +22,7 @@ from fewbits.models.onnx_digest import sha256_of
 from fewbits.models.onnx_equalise import EqualiseChannels
 from fewbits.models.onnx_finite import check_weights
 from fewbits.models.onnx_graph import graph_of, tensor_of
+from fewbits.models.onnx_mend import mend
 from fewbits.models.onnx_names import array_of
 from fewbits.models.onnx_normalise import normalised
 from fewbits.models.onnx_observe import observe
@@ -90,7 +91,8 @@ class OnnxModel:
 
     @classmethod
     def _of(cls, original: Artifact, proto: onnx.ModelProto, name: str, source: Path | None, annex: Annex) -> OnnxModel:
-        check(original, proto, name)
+        mended = mend(proto, name)
+        check(original, proto, name, mended=mended)
         outputs = tuple(proto.graph.output)
         digest = sha256_of(original, proto)
         model = attach(normalised(proto, name), None if original.path is None else annex)

@@ -127,12 +127,29 @@ def check_external(tensor: onnx.TensorProto, path: Path) -> Path:
     return file
 
 
+def is_plain(proto: onnx.ModelProto) -> bool:
+    """Whether ONNX's own checks take `proto` as it is: no weights in other files, and inputs and outputs of a known
+    rank, which runtimes do not ask for."""
+    ends = (*proto.graph.input, *proto.graph.output)
+    return next(external_tensors(proto), None) is None and all(map(_has_rank, ends))
+
+
+def _has_rank(value: onnx.ValueInfoProto) -> bool:
+    return value.HasField("type") and (
+        not value.type.HasField("tensor_type") or value.type.tensor_type.HasField("shape")
+    )
+
+
 def check_structure(proto: onnx.ModelProto) -> None:
-    """ONNX's own checks of `proto` without its weights in other files, which they would look for beside the working
-    directory. Raises ValidationError."""
+    """ONNX's own checks of `proto` without what they do not take (`is_plain`): weights in other files they would look
+    for beside the working directory. Raises ValidationError."""
     hollow = onnx.ModelProto()
     hollow.CopyFrom(proto)
     for tensor in external_tensors(hollow):
         embed(tensor)
         tensor.dims[:] = [0]
+    for value in (one for one in (*hollow.graph.input, *hollow.graph.output) if not _has_rank(one)):
+        if not value.HasField("type"):
+            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        value.type.tensor_type.shape.SetInParent()
     onnx.checker.check_model(hollow.SerializeToString())

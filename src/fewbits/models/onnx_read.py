@@ -11,7 +11,7 @@ from onnx.external_data_helper import ExternalDataInfo
 
 from fewbits.errors import ModelError
 from fewbits.models.onnx_annex import LIMIT
-from fewbits.models.onnx_outside import check_structure, external_tensors, resolve
+from fewbits.models.onnx_outside import check_structure, external_tensors, is_plain, resolve
 from fewbits.models.onnx_pieces import Piece
 from fewbits.models.protocol import Artifact
 
@@ -65,7 +65,12 @@ def parse(content: bytes, name: str) -> onnx.ModelProto:
         raise ModelError(
             f"{name} is not an ONNX model, or is truncated ({len(content)} bytes); export or download it again"
         ) from error
-    if not proto.graph.node or not proto.graph.output or not proto.opset_import:
+    if proto.graph.node and not proto.opset_import:
+        raise ModelError(
+            f"{name} imports no operator set, without which operators mean nothing, or is truncated; export or "
+            "download it again"
+        )
+    if not proto.graph.node or not proto.graph.output:
         raise ModelError(
             f"{name} is not an ONNX model, or is truncated: it holds no whole graph ({len(content)} bytes); "
             "export or download it again"
@@ -73,15 +78,15 @@ def parse(content: bytes, name: str) -> onnx.ModelProto:
     return proto
 
 
-def check(original: Artifact, proto: onnx.ModelProto, name: str) -> None:
-    """Raise ModelError unless `original`, parsed as `proto`, is valid ONNX, all weights dense."""
+def check(original: Artifact, proto: onnx.ModelProto, name: str, *, mended: bool) -> None:
+    """Raise ModelError unless `original`, parsed as `proto` and perhaps `mended`, is valid ONNX, all weights dense."""
     if proto.graph.sparse_initializer:
         raise ModelError(
             f"{name} keeps the weight {proto.graph.sparse_initializer[0].values.name} as a sparse tensor, which is not "
             "read; export it dense"
         )
     try:
-        if original.path is None:
+        if original.path is None and not mended and is_plain(proto):
             onnx.checker.check_model(original.content)
         else:
             check_structure(proto)

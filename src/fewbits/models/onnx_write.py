@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from fewbits.models.onnx_annex import SMALL, Annex, annex_of
-from fewbits.models.onnx_outside import check_structure, external_tensors, piece_of, place
+from fewbits.models.onnx_outside import check_structure, external_tensors, is_plain, piece_of, place
 from fewbits.models.onnx_pieces import DATA
 from fewbits.models.protocol import Artifact
 
@@ -44,14 +44,15 @@ def written(
     proto.graph.output.extend(also)
     size = relocate(proto, annex) if outside else 0
     content: bytes = proto.SerializeToString()
-    if not outside:
-        # Before the check, so that there are never more than two copies of the weights.
-        del proto
-        if checked:
-            onnx.checker.check_model(content)
-        return Artifact(content)
-    if checked:
+    if checked and not is_plain(proto):
         check_structure(proto)
+        checked = False
+    # Before the check, so that there are never more than two copies of the weights.
+    del proto
+    if checked:
+        onnx.checker.check_model(content)
+    if not outside:
+        return Artifact(content)
     return Artifact(content, annex.store(content), size, keeps=annex)
 
 
