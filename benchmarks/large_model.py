@@ -6,6 +6,7 @@ included. What is claimed is that no step of fewbits takes more than the float s
 500 MiB.
 
     python benchmarks/large_model.py                # results/large_model.json
+    python benchmarks/large_model.py --tune         # with fewbits tune behind, which takes about an hour
     python benchmarks/large_model.py --blocks 2     # small, to try the script; writes nothing
 """
 
@@ -200,10 +201,10 @@ def one(name: str, folder: Path) -> Step:
     return Step(name, peak, seconds, sum(file.stat().st_size for file in files if file.exists()), error)
 
 
-def all_steps(folder: Path, without: str) -> Iterator[Step]:
+def all_steps(folder: Path, without: str, *, tuned: bool) -> Iterator[Step]:
     """Every step in a process of its own."""
     for name in STEPS:
-        if name in without:
+        if name in without or (name == "tune" and not tuned):
             continue
         command = [sys.executable, __file__, "--step", name, "--folder", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -222,6 +223,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks", type=int, default=BLOCKS)
     parser.add_argument("--without", default="", help="steps to leave out")
+    parser.add_argument("--tune", action="store_true", help="do that, too")
     parser.add_argument("--folder", type=Path, default=None, help="where to work; about 12 GiB are needed")
     parser.add_argument("--step", choices=STEPS, default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -232,7 +234,7 @@ def main() -> None:
         model = build(Path(name), given.blocks)
         size = sum(file.stat().st_size for file in model.parent.iterdir())
         print(f"{size / 2**30:.2f} GiB", flush=True)
-        steps = tuple(all_steps(model.parent, given.without))
+        steps = tuple(all_steps(model.parent, given.without, tuned=given.tune))
     largest = WIDTH * HIDDEN * 4
     limit = steps[0].peak_bytes + largest + ALLOWED
     over = [step.name for step in steps if "session" not in step.name and step.peak_bytes > limit]

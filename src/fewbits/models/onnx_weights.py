@@ -21,6 +21,8 @@ from fewbits.models.onnx_names import Names, array_of
 
 _BIAS_LIMIT = 2.0**30
 """Half of what int32 holds: the other half is for the sum of products that the bias is added to."""
+_PART = 1 << 22
+"""Elements that are rounded at a time."""
 _Key = tuple[ir.Value, str, bytes]
 
 
@@ -36,7 +38,7 @@ class WeightWriter:
         """Quantise the weight of `node`, whose output channels are `axis`, and its bias if it has one."""
         source, bias_source = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
         assert source is not None
-        values = array_of(source).astype(np.float32)
+        values = array_of(source).astype(np.float32, copy=False)
         bias = None
         if bias_source is not None:
             given = array_of(bias_source).astype(np.float32).reshape(-1)
@@ -93,6 +95,11 @@ class WeightWriter:
 def weight_codes(weight: Array, affine: Affine) -> Array:
     """Codes of `weight` with symmetric scales, for the whole of it or along one axis; or with one scale and a zero
     point."""
+    step = max(1, _PART // max(1, weight[:1].size)) if weight.ndim else 1
+    if weight.ndim and len(weight) > step:
+        # Rounding takes several times the memory of what it rounds; element by element, parts give the same.
+        starts = range(0, len(weight), step)
+        return np.concatenate([weight_codes(weight[s : s + step], _rows(affine, s, s + step)) for s in starts])
     sharing = Tensor() if affine.axis is None else Channel(affine.axis)
     shape = [-1 if place == affine.axis else 1 for place in range(weight.ndim)]
     # Without a zero point of its own, an unsigned format has it in the middle.
@@ -100,6 +107,13 @@ def weight_codes(weight: Array, affine: Affine) -> Array:
     format = ScaledFormat(affine.format, sharing, asymmetric=shifted)
     zero = affine.zero_point.reshape(shape) if shifted else 0
     return quantize(weight, format, scale=affine.scale.reshape(shape), zero_point=zero).codes
+
+
+def _rows(affine: Affine, start: int, stop: int) -> Affine:
+    """`affine` for the entries `start` to `stop` of the first axis."""
+    if affine.axis != 0:
+        return affine
+    return Affine(affine.format, affine.scale[start:stop], affine.zero_point[start:stop], 0)
 
 
 def decoded_weight(weight: NDArray[np.float32], operand: ScaledFormat, axis: int) -> Array:
@@ -133,7 +147,8 @@ def weight_affine(
     """
     per_channel = operand.granularity != Tensor()
     others = tuple(i for i in range(weight.ndim) if i != axis or not per_channel)
-    absmax = np.abs(weight).max(axis=others, initial=0)
+    # Without a copy of the magnitudes, which would be as large as the weight.
+    absmax = np.maximum(weight.max(axis=others, initial=0), -weight.min(axis=others, initial=0))
     positive = absmax[absmax > 0]
     absmax = np.where(absmax > 0, absmax, positive.min() if positive.size else 1).astype(np.float32)
     affine = symmetric(absmax, integer(operand), axis if per_channel else None)
