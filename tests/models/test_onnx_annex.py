@@ -43,7 +43,9 @@ def outside(proto: onnx.ModelProto, folder: Path) -> Path:
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     path = folder / "model.onnx"
-    onnx.save(copy, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    onnx.save_model(
+        copy, path, save_as_external_data=True, location="weights.bin", size_threshold=0, convert_attribute=True
+    )
     return path
 
 
@@ -325,3 +327,20 @@ def test_no_place_for_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     model = open_model(outside(layers(), tmp_path))
     with pytest.raises(StorageError, match=r"temporary folder.*TMPDIR"):
         model.converted(planned(open_model(layers()), features(4)))
+
+
+def test_a_constant_of_a_node_may_lie_outside_too(tmp_path: Path) -> None:
+    net = Net()
+    y = net.add("MatMul", "x", net.weight(FEATURES, WIDTH))
+    y = net.add("MatMul", net.add("Relu", y), net.weight(WIDTH, WIDTH))
+    proto = net.model({"x": (TensorProto.FLOAT, ("batch", FEATURES))}, {"y": (y, ("batch", WIDTH))})
+    weight = proto.graph.initializer.pop()
+    proto.graph.node.insert(0, onnx.helper.make_node("Constant", [], [weight.name], value=weight))
+    whole = open_model(proto)
+    path = outside(proto, tmp_path)
+    (tensor,) = [one.attribute[0].t for one in onnx.load(path, load_external_data=False).graph.node[:1]]
+    assert tensor.data_location == TensorProto.EXTERNAL
+    model = open_model(path)
+    assert model.sha256 == whole.sha256
+    plan = planned(whole, features(4))
+    assert np.array_equal(run(model.converted(plan), features(4))["y"], run(whole.converted(plan), features(4))["y"])

@@ -45,7 +45,7 @@ def open_tensors(path: Path) -> FileWeights:
             # The original would keep the values that are loaded into it.
             one = onnx.TensorProto.FromString(one.SerializeToString())
         try:
-            return numpy_helper.to_array(one, str(path.parent))
+            return numpy_helper.to_array(one, str(path.resolve().parent))
         except (ValueError, OSError, onnx.checker.ValidationError) as error:
             raise DataError(f"{path}: the tensor {name!r} is damaged ({error}); export the model again") from error
 
