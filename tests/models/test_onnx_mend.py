@@ -133,8 +133,10 @@ def test_openvino_gets_it_in_order(name: str) -> None:
 
 def test_outside_weights_do_not_matter_to_that(tmp_path: Path) -> None:
     proto = rewritten(rewritten(conv_bn_relu(), backwards), output_of_no_rank)
+    whole = open_model(proto)
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     model = open_model(tmp_path / "m.onnx")
+    assert model.sha256 == whole.sha256
     assert error(run(model.converted(planned(model, images(4))), images(4)), run(conv_bn_relu(), images(4))) < 0.03
 
 

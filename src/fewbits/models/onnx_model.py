@@ -91,10 +91,10 @@ class OnnxModel:
 
     @classmethod
     def _of(cls, original: Artifact, proto: onnx.ModelProto, name: str, source: Path | None, annex: Annex) -> OnnxModel:
+        digest = sha256_of(original, proto)
         mended = mend(proto, name)
         check(original, proto, name, mended=mended)
         outputs = tuple(proto.graph.output)
-        digest = sha256_of(original, proto)
         model = attach(normalised(proto, name), None if original.path is None else annex)
         check_weights(model, name)
         return cls(original, source, graph_of(model), digest, model, outputs, annex)
