@@ -30,6 +30,7 @@ bench: .venv/installed-bench
 	$(BIN)/python benchmarks/peers.py --nncf-python $(NNCF_PYTHON)
 	$(BIN)/python benchmarks/cost_prediction.py
 	$(BIN)/python benchmarks/calibration_memory.py
+	$(BIN)/python benchmarks/large_model.py
 	$(BIN)/python benchmarks/formats_speed.py
 	$(BIN)/python benchmarks/formats_guide.py
 	$(BIN)/python benchmarks/table.py

@@ -124,9 +124,7 @@ def _common(option: str) -> bool:
 
 def _timed(job: Job, site: Site, plans: list[Plan], progress: Progress) -> list[float]:
     candidates = [
-        Candidate(
-            f"plan {number}", job.candidate_file(f"plan_{number}", job.conversions.of(plan).content), site.name, THREADS
-        )
+        Candidate(f"plan {number}", job.candidate_file(f"plan_{number}", job.conversions.of(plan)), site.name, THREADS)
         for number, plan in enumerate(plans)
     ]
     comparison = compare(candidates, job.inputs, rounds=6, looks=1, block_seconds=0.15, progress=progress)

@@ -78,6 +78,22 @@ def save_without_weights() -> None:
     Path("weights.bin").unlink()
 
 
+def save_outside(keep: int | None = None, location: str = "weights.bin") -> Callable[[], None]:
+    """A model with its weights in another file, of which `keep` bytes are left, and which it says is at `location`."""
+
+    def save() -> None:
+        onnx.save_model(
+            onnx.load(demo_model()), "bad.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0
+        )
+        Path("weights.bin").write_bytes(Path("weights.bin").read_bytes()[:keep])
+        model = onnx.load("bad.onnx", load_external_data=False)
+        for tensor in model.graph.initializer:
+            tensor.external_data[0].value = location
+        onnx.save(model, "bad.onnx")
+
+    return save
+
+
 def save_with(value: float) -> Callable[[], None]:
     def save() -> None:
         model = onnx.load(demo_model())
@@ -115,6 +131,9 @@ def save_with_an_unknown_operator() -> None:
         (save_truncated, ["bad.onnx", "truncated"]),
         (save_empty, ["bad.onnx", "not an ONNX model"]),
         (save_without_weights, ["weights.bin", "copy"]),
+        (save_outside(keep=1000), ["weights.bin is truncated", "copy or export it again"]),
+        (save_outside(location="../weights.bin"), ["../weights.bin", "not in the model's folder"]),
+        (save_outside(location="/etc/passwd"), ["/etc/passwd", "not in the model's folder"]),
         (save_with(float("nan")), ["stem/conv", "NaN or Inf"]),
         (save_with(float("inf")), ["stem/conv", "NaN or Inf"]),
         (save_quantised, ["already quantised", "give the float model"]),

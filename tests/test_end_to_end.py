@@ -23,11 +23,14 @@ from PIL import Image
 
 import builders
 import fewbits
+import fewbits.flow
 from fewbits import Outcome, Plan, Rule
 from fewbits.demo import demo_calibration, demo_data, demo_model
 from fewbits.formats.scheme import Scheme
+from fewbits.models import open_model
 from fewbits.record import RunRecord
 from fewbits.report.text import render
+from fewbits.targets import open_target
 from timing import Timing
 
 FILES = {"settings.json", "trials.jsonl", "plan.json", "model.onnx", "report.txt", "run.json"}
@@ -851,11 +854,29 @@ def test_weights_beside_the_model_are_part_of_it(timed: Timing, tmp_path: Path) 
     onnx.save_model(
         onnx.load(demo_model()), tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0
     )
-    result = tune(tmp_path / "m.onnx", demo_data(), calibration_method="minmax")
+    before = {name: (tmp_path / name).read_bytes() for name in ("m.onnx", "m.data")}
+    result = tune(tmp_path / "m.onnx", demo_data(), calibration_method="minmax", out=tmp_path / "run")
     assert result.outcome is Outcome.MET
     assert result.record.original_bytes > 250_000
-    assert fewbits.convert(tmp_path / "m.onnx", result.plan, codes=result.codes).content == result.artifact.content
-    predict(result.artifact.content, {"image": digits()["image"][:1]})
+    # Wherever weights lie, the plan is that of the same model.
+    embedded = open_model(demo_model())
+    assert result.plan.model_sha256 == embedded.sha256
+    saved = result.save(tmp_path / "small.onnx")
+    assert saved.stat().st_size + (tmp_path / "small.onnx.data").stat().st_size < 0.5 * sum(map(len, before.values()))
+    image = {"image": digits()["image"][:9]}
+    expected = result.predict(image)
+    with open_target(result.target, 1).open(embedded.knowing(result.codes).converted(result.plan)) as session:
+        assert all(np.array_equal(session(image)[name], expected[name]) for name in expected)
+    again = fewbits.convert(tmp_path / "m.onnx", result.plan, codes=result.codes)
+    for one in (saved, tmp_path / "run" / "model.onnx"):
+        with open_target(result.target, 1).open(open_model(one).original()) as session:
+            assert all(np.array_equal(session(image)[name], expected[name]) for name in expected)
+        assert open_model(one).original().outside == again.outside
+    outputs = fewbits.flow.run(tmp_path / "run", image, threads=1)
+    assert all(np.allclose(outputs[name], expected[name], atol=1e-5) for name in expected)
+    with pytest.raises(fewbits.UsageError, match="file of the original model"):
+        result.save(tmp_path / "m.onnx")
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
 
 
 # --- what the caller has is left alone, and what is done is told -----------------------------------

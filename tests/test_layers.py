@@ -97,6 +97,7 @@ ALLOWED: Mapping[str, set[str]] = {
         "config",
         "mixing",
         "native",
+        "files",
         "codes",
         "costs",
         "limits",

@@ -185,7 +185,7 @@ def _opened(
         stored = _store(inputs, folder / "inputs.npz")
         workers = []
         for candidate, count in zip(candidates, threads, strict=True):
-            file = candidate.model.resolve()
+            file = candidate.model.absolute()
             job = Job(candidate.name, file, candidate.target, count, stored, tuple(inputs), candidate.streams)
             worker = stack.enter_context(Worker(job, command=command, start_seconds=start_seconds))
             worker.open()

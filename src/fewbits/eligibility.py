@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fewbits.formats.granularity import Channel
 from fewbits.formats.granularity import Group as Block
+from fewbits.formats.granularity import Tensor as OneScale
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import TF32, Scheme
 from fewbits.graph import Graph, Kind, Node, Tensor
@@ -84,12 +85,16 @@ def _stored(graph: Graph, group: Group, scheme: Scheme) -> str:
     reason = _wrong_type(graph, anchor)
     if reason:
         return reason
+    if group.constant and scheme.dynamic and _shares_one_scale(scheme) and group.kind is Kind.MATMUL:
+        return _constant(graph, group, anchor)
+    if group.constant and group.constant == anchor.inputs[0]:
+        return "its constant is the first operand, and only a second one can be written so"
+    if group.constant:
+        return "its constant is more than one matrix, and only one can be written so"
     if group.kind not in (Kind.MATMUL, Kind.GEMM) or not group.weight:
         return "only a product by a constant matrix can be written so"
-    if graph.is_constant(anchor.inputs[0]):
-        return "its constant is the first operand; only a constant second operand is supported"
-    if anchor.attributes.get("transA", 0):
-        return "its first operand is transposed"
+    if anchor.attributes.get("transA", 0) and scheme.is_weight_only:
+        return "its first operand is transposed, and codes of the weight alone are for channels that come last"
     if group.bias and anchor.attributes.get("beta", 1.0) != 1.0 and not graph.is_constant(group.bias):
         return "it scales a bias that is computed (beta)"
     shape = _shape(graph.tensors.get(group.weight))
@@ -102,10 +107,16 @@ def _stored(graph: Graph, group: Group, scheme: Scheme) -> str:
     return ""
 
 
+def _shares_one_scale(scheme: Scheme) -> bool:
+    return isinstance(scheme.weight, ScaledFormat) and scheme.weight.granularity == OneScale()
+
+
 def _static(graph: Graph, group: Group, *, smoothed: bool, gives_floats: bool) -> str:
     anchor = graph.node[group.name]
     if smoothed and not (group.kind in (Kind.MATMUL, Kind.GEMM) and group.weight):
         return "only a product by a constant matrix is smoothed"
+    if smoothed and anchor.attributes.get("transA", 0):
+        return "its first operand is transposed, and only one whose channels come last is smoothed"
     return (
         _wrong_type(graph, anchor)
         or _infinite(graph, group)
@@ -136,8 +147,8 @@ def _infinite(graph: Graph, group: Group) -> str:
 def _product(graph: Graph, group: Group, anchor: Node, *, gives_floats: bool) -> str:
     if not group.operands:
         return "it has no activation: all its operands are constants"
-    if graph.is_constant(anchor.inputs[0]):
-        return "its constant is the first operand; only a constant second operand is supported"
+    if graph.is_constant(anchor.inputs[0]) and group.kind is not Kind.MATMUL:
+        return "its constant is the first operand, which no integer kernel of this operator takes"
     if group.bias and not graph.is_constant(group.bias):
         return "its bias is computed, not a constant"
     if group.kind not in (Kind.GEMM, Kind.MATMUL) and not graph.pinned.isdisjoint((group.inner, group.output)):
@@ -162,8 +173,6 @@ def _convolution(graph: Graph, group: Group, *, gives_floats: bool) -> str:
 def _gemm(graph: Graph, group: Group, anchor: Node) -> str:
     if not group.weight:
         return "its weight is computed, not a constant"
-    if anchor.attributes.get("transA", 0):
-        return "its first operand is transposed"
     shape = _shape(graph.tensors.get(group.bias))
     if group.bias and (shape is None or any(size != 1 for size in shape[:-1])):
         return "its bias is a matrix, not one number per column"
@@ -171,6 +180,8 @@ def _gemm(graph: Graph, group: Group, anchor: Node) -> str:
 
 
 def _matmul(graph: Graph, group: Group, anchor: Node) -> str:
+    if group.constant:
+        return _constant(graph, group, anchor)
     if not group.weight:
         return ""
     weight, source = _shape(graph.tensors.get(group.weight)), _shape(graph.tensors.get(anchor.inputs[0]))
@@ -179,6 +190,15 @@ def _matmul(graph: Graph, group: Group, anchor: Node) -> str:
     if source is None or len(source) < 2:
         return "the rank of its input is not known to be 2 or more"
     return ""
+
+
+def _constant(graph: Graph, group: Group, anchor: Node) -> str:
+    """A constant that stands first, or a batch of them, has one scale, as an activation has."""
+    shapes = [_shape(graph.tensors.get(name)) for name in anchor.inputs[:2]]
+    if any(shape is None or len(shape) < 2 for shape in shapes):
+        return "the ranks of what it multiplies are not known to be 2 or more"
+    stored = graph.tensors[group.constant]
+    return "" if stored.finite else "its constant is infinite, which no range holds"
 
 
 def _joint(graph: Graph, group: Group, anchor: Node) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,9 +12,13 @@ from fewbits.errors import StorageError
 _SUFFIX = ".partial"
 
 
-def write_file(
-    path: Path, content: bytes, advice: str = "Free some space or choose another place, and try again."
-) -> None:
+Content = bytes | Iterable[bytes]
+"""What a file holds: at once, or in parts that are made while they are written."""
+
+_ADVICE = "Free some space or choose another place, and try again."
+
+
+def write_file(path: Path, content: Content, advice: str = _ADVICE) -> None:
     """Write `content` to `path` under a temporary name beside it, flush it to the disk, then rename.
 
     Whatever was at `path` before stays untouched until the new content is complete. What is no regular file (a pipe,
@@ -23,20 +28,33 @@ def write_file(
     if path.exists() and not path.is_file():
         _write_there(path, content, advice)
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}")
+    write_files({path: content}, advice)
+
+
+def write_files(contents: Mapping[Path, Content], advice: str = _ADVICE) -> None:
+    """Write several files that belong together: none is put in its place before all are complete.
+
+    Raises StorageError, which ends with `advice`, if the disk is full or a place is not writable.
+    """
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}{_SUFFIX}") for path in contents}
+    path = next(iter(contents))
     try:
         try:
-            _write_through(temporary, content)
-            temporary.replace(path)
-            _flush_directory(path.parent)
+            for path, content in contents.items():
+                _write_through(temporaries[path], content)
+            for path, temporary in temporaries.items():
+                temporary.replace(path)
+                _flush_directory(path.parent)
         finally:
             # After the rename there is nothing left to remove.
-            with suppress(OSError):
-                temporary.unlink()
+            for temporary in temporaries.values():
+                with suppress(OSError):
+                    temporary.unlink()
     except OSError as error:
+        content = contents[path]
+        size = f" ({len(content):,} bytes)" if isinstance(content, bytes) else ""
         raise StorageError(
-            f"could not write {path} ({len(content):,} bytes): {error.strerror or error}. "
-            f"Nothing that was there before was lost. {advice}"
+            f"could not write {path}{size}: {error.strerror or error}. Nothing that was there before was lost. {advice}"
         ) from error
 
 
@@ -50,20 +68,25 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
-def _write_there(path: Path, content: bytes, advice: str) -> None:
+def _write_there(path: Path, content: Content, advice: str) -> None:
     try:
         with path.open("wb", buffering=0) as file:
-            file.write(content)
+            for part in _parts(content):
+                file.write(part)
     except OSError as error:
         raise StorageError(f"could not write {path}: {error.strerror or error}. {advice}") from error
 
 
 def write_all(descriptor: int, content: bytes) -> None:
     """Write all of `content` to `descriptor` and flush it to the disk. Raises OSError."""
+    _write(descriptor, content)
+    os.fsync(descriptor)
+
+
+def _write(descriptor: int, content: bytes) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(descriptor, view) :]
-    os.fsync(descriptor)
 
 
 def is_leftover(path: Path, name: str) -> bool:
@@ -71,9 +94,15 @@ def is_leftover(path: Path, name: str) -> bool:
     return path.name.startswith(f".{name}.") and path.name.endswith(_SUFFIX)
 
 
-def _write_through(path: Path, content: bytes) -> None:
+def _write_through(path: Path, content: Content) -> None:
     with path.open("wb", buffering=0) as file:
-        write_all(file.fileno(), content)
+        for part in _parts(content):
+            _write(file.fileno(), part)
+        os.fsync(file.fileno())
+
+
+def _parts(content: Content) -> Iterable[bytes]:
+    return (content,) if isinstance(content, bytes) else content
 
 
 def _flush_directory(path: Path) -> None:

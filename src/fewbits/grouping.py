@@ -15,7 +15,7 @@ Sorts of groups:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fewbits.graph import Graph, Kind, Node
 
@@ -40,7 +40,8 @@ class Group:
     behind, ``""`` where there is none; `inner` is the tensor that the arithmetic itself gives
     (behind batch norm, bias and an absorbed activation); `output` is the tensor behind the last
     fused node, the same as `inner` unless an activation follows that no quantiser can absorb
-    (HardSwish, Sigmoid).
+    (HardSwish, Sigmoid). `constant` names the constant operand of a matrix product that is no
+    weight, because it stands first or is more than one matrix: it has one scale, as an activation.
     """
 
     name: str
@@ -51,11 +52,23 @@ class Group:
     bias: str
     inner: str
     output: str
+    constant: str = ""
 
     @property
     def is_product(self) -> bool:
         """Whether the anchor multiplies and accumulates; otherwise the group is a joint."""
         return self.kind in PRODUCTS or self.kind is Kind.ATTENTION
+
+
+def channels_last(graph: Graph, made: Group) -> bool:
+    """Whether what the product `made` sums over lies along the last axis of its first operand, or the second one of
+    an image: not where a Gemm transposes that operand."""
+    return not graph.node[made.name].attributes.get("transA", 0)
+
+
+def has_constant_first(graph: Graph, made: Group) -> bool:
+    """Whether the first operand of the product `made` is a constant, and its second one is not."""
+    return bool(made.constant) and graph.node[made.name].inputs[0] == made.constant
 
 
 def group(graph: Graph) -> tuple[Group, ...]:
@@ -80,7 +93,9 @@ def _product(graph: Graph, anchor: Node) -> Group | None:
     if len(anchor.inputs) < 2:
         return None
     operands = tuple(name for name in anchor.inputs[:2] if not graph.is_constant(name))
-    weight = anchor.inputs[1] if graph.is_constant(anchor.inputs[1]) else ""
+    second = anchor.inputs[1] if graph.is_constant(anchor.inputs[1]) else ""
+    weight = "" if anchor.kind is Kind.MATMUL and _is_batch(graph, second) else second
+    constant = next((name for name in anchor.inputs[:2] if graph.is_constant(name) and name != weight), "")
     bias = anchor.inputs[2] if len(anchor.inputs) > 2 else ""
     nodes, tensor = [anchor], anchor.outputs[0]
     if anchor.kind in (Kind.CONV, Kind.CONV_TRANSPOSE):
@@ -88,13 +103,20 @@ def _product(graph: Graph, anchor: Node) -> Group | None:
         if following is not None and _is_affine_norm(graph, following):
             nodes.append(following)
             tensor = following.outputs[0]
-    if anchor.kind is Kind.MATMUL and weight:
+    if anchor.kind is Kind.MATMUL and second:
         following = graph.only_consumer(tensor)
-        added = _vector_bias(graph, following, tensor, weight)
+        added = _vector_bias(graph, following, tensor, second)
         if following is not None and added:
             nodes.append(following)
             bias, tensor = added, following.outputs[0]
-    return _with_activation(graph, anchor, nodes, operands, weight, bias, tensor)
+    made = _with_activation(graph, anchor, nodes, operands, weight, bias, tensor)
+    return replace(made, constant=constant) if operands else made
+
+
+def _is_batch(graph: Graph, name: str) -> bool:
+    """Whether the constant `name` is more than one matrix."""
+    tensor = graph.tensors.get(name)
+    return tensor is not None and tensor.shape is not None and len(tensor.shape) > 2
 
 
 _STATES = (0, 5, 6)
@@ -210,7 +232,7 @@ def tied(graph: Graph, groups: Iterable[Group]) -> tuple[frozenset[str], ...]:
 
 def attentions(graph: Graph, groups: Iterable[Group]) -> tuple[tuple[str, str], ...]:
     """The pairs of products of activations with a Softmax between them, scaling and masks aside: Q K and P V."""
-    pairs = {made.name: made for made in groups if made.is_product and not made.weight}
+    pairs = {made.name: made for made in groups if made.is_product and len(made.operands) == 2}
     givers = {made.output: made.name for made in pairs.values()}
     readers = {made.operands[0]: made.name for made in pairs.values() if made.operands}
     found = []

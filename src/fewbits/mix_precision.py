@@ -30,8 +30,9 @@ from fewbits.flow.mixed.fit import fit as fit_model
 from fewbits.flow.mixed.fitted import Fitted
 from fewbits.flow.mixed.latency import fastest
 from fewbits.flow.mixed.missing import missing
+from fewbits.flow.mixed.onnx_result import ConvertedOnnx
 from fewbits.flow.sessions import predictor
-from fewbits.models import ModelSource, deferred, is_module, load_module, mixed, open_model, opened_module, recorded
+from fewbits.models import ModelSource, deferred, is_module, load_module, open_model, opened_module, proto_of, recorded
 from fewbits.models.protocol import Artifact, Model
 from fewbits.plan import Plan
 from fewbits.progress import Progress, Silent
@@ -41,7 +42,7 @@ from fewbits.targets.protocol import Target
 from fewbits.verify.evaluators import open_evaluator
 
 if TYPE_CHECKING:
-    from fewbits.models import Converted, ConvertedOnnx, Deferred, Module
+    from fewbits.models import Converted, Deferred, Module
 
 _BATCH = 16
 _SILENT = Silent()
@@ -104,7 +105,7 @@ def fit(
         return _fit_module(model, config, judged, example_inputs, progress)
     opened = open_model(model)
     fitted = _fitted(opened, model, config, _onnx_target(config), judged, progress)
-    return mixed(fitted.artifact.content, _notes(fitted))
+    return ConvertedOnnx(fitted.artifact, _notes(fitted))
 
 
 def load(path: str | Path) -> Module:
@@ -170,7 +171,7 @@ def _fitted(
 
 def _with_score(mixing: Mixing, judged: _Judged) -> Mixing:
     if judged.eval_func is not None:
-        view = opened_module if mixing.of_module else _proto
+        view = _module if mixing.of_module else proto_of
         return replace(mixing, score=partial(_by_function, judged.eval_func, view), metric="eval_func")
     if judged.metric is None or mixing.data is None:
         return mixing
@@ -184,8 +185,8 @@ def _with_score(mixing: Mixing, judged: _Judged) -> Mixing:
     return replace(mixing, score=score, metric=evaluator.name, direction=evaluator.direction)
 
 
-def _by_function(function: EvalFunction, view: Callable[[bytes], object], artifact: Artifact) -> float:
-    score = function(view(artifact.content))
+def _by_function(function: EvalFunction, view: Callable[[Artifact], object], artifact: Artifact) -> float:
+    score = function(view(artifact))
     try:
         return float(score)
     except (TypeError, ValueError) as error:
@@ -197,8 +198,8 @@ def _by_metric(evaluator: Evaluator, target: Target, model: Model, data: Dataset
         return evaluator(predictor(session, model.inputs), data, _BATCH).value
 
 
-def _proto(content: bytes) -> object:
-    return mixed(content, {}).proto
+def _module(artifact: Artifact) -> object:
+    return opened_module(artifact.content)
 
 
 def _onnx_target(config: MixedPrecisionConfig) -> Target | None:

@@ -7,7 +7,7 @@ is quantised that nobody reads as codes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fewbits.formats.integer import IntFormat
@@ -41,13 +41,11 @@ def place(graph: Graph, groups: Sequence[Group], schemes: Mapping[str, Scheme], 
     reads: dict[tuple[str, str], IntFormat] = {}
     writes: dict[str, IntFormat] = {}
     for group in low:
-        first, second = formats(schemes[group.name])
-        for position, tensor in enumerate(group.operands):
-            wanted = second if group.kind is Kind.MATMUL and not group.weight and position == 1 else first
+        for tensor, wanted in operand_formats(graph, group, schemes[group.name]):
             # A node that reads one tensor twice reads it in one format.
             reads.setdefault((group.name, tensor), wanted)
         if writes_codes(group):
-            writes[group.inner] = first
+            writes[group.inner] = formats(schemes[group.name])[0]
     cast = {group.output for group in groups if schemes.get(group.name, Scheme()).is_cast}
     _carry(graph, reads, writes, cast, repeats=repeats)
     for tensor in (group.inner for group in low if not writes_codes(group)):
@@ -64,6 +62,16 @@ def formats(scheme: Scheme) -> tuple[IntFormat, IntFormat]:
     if scheme.activation is None or scheme.weight is None:
         raise ValueError("fp32 has no integer formats")
     return integer(scheme.activation), integer(scheme.weight)
+
+
+def operand_formats(graph: Graph, group: Group, scheme: Scheme) -> Iterator[tuple[str, IntFormat]]:
+    """The activations that `group` reads, and what they become in `scheme`: where both operands of a product depend on
+    data, or its constant stands first, the second one has the format of weights."""
+    first, second = formats(scheme)
+    anchor = graph.node[group.name]
+    for tensor in group.operands:
+        as_weight = group.kind is Kind.MATMUL and not group.weight and tensor != anchor.inputs[0]
+        yield tensor, second if as_weight else first
 
 
 def writes_codes(group: Group) -> bool:

@@ -181,7 +181,7 @@ class MadeUp:
     def menu(self, graph: Graph, group: Group) -> Menu:
         raise NotImplementedError
 
-    def files(self, artifact: Artifact) -> Mapping[str, bytes]:
+    def files(self, artifact: Artifact, folder: Path) -> Mapping[str, Path]:
         raise NotImplementedError
 
     def open(self, artifact: Artifact) -> Session:

@@ -9,6 +9,7 @@ import builders
 from fewbits.flow.job import Job, Wish, asked
 from fewbits.formats.scheme import FP32, INT8_DYNAMIC, INT8_WEIGHT, Scheme
 from fewbits.limits import UNLIMITED, Limits
+from fewbits.models.protocol import Artifact
 from fewbits.plan import Plan
 from fewbits.space import Rule
 from fewbits.verify.acceptance import Objective
@@ -136,6 +137,6 @@ def test_what_a_plan_asks_for_makes_the_same_plan(residual: Job) -> None:
 
 
 def test_candidates_are_files_with_the_given_content(residual: Job) -> None:
-    file = residual.candidate_file("a", b"content")
+    file = residual.candidate_file("a", Artifact(b"content"))
     assert file.read_bytes() == b"content"
-    assert residual.candidate_file("a", b"other").read_bytes() == b"other"
+    assert residual.candidate_file("a", Artifact(b"other")).read_bytes() == b"other"

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from fewbits.errors import StorageError
-from fewbits.flow.scratch import scratch_folder, write_scratch
+from fewbits.flow.scratch import scratch_file, scratch_folder
+from fewbits.models.protocol import Artifact
 
 
 def test_the_folder_is_gone_afterwards_with_what_is_in_it() -> None:
     with scratch_folder() as folder:
-        assert write_scratch(folder / "a.onnx", b"content").read_bytes() == b"content"
+        assert scratch_file(folder / "a.onnx", Artifact(b"content")).read_bytes() == b"content"
     assert not folder.exists()
 
 
@@ -36,4 +37,4 @@ def test_no_place_for_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     with pytest.raises(
         StorageError, match=r"write 1,234 bytes to the temporary file .*No space left on device.*TMPDIR"
     ):
-        write_scratch(tmp_path / "a.onnx", b"x" * 1234)
+        scratch_file(tmp_path / "a.onnx", Artifact(b"x" * 1234))

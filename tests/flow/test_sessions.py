@@ -5,9 +5,11 @@ import onnx
 import pytest
 
 import builders
-from fewbits.flow.sessions import call_inputs, predictor
+from fewbits.flow.sessions import Original, call_inputs, predictor
 from fewbits.models import open_model
+from fewbits.models.protocol import Artifact
 from fewbits.targets import open_target
+from fewbits.targets.protocol import Session
 from jobs import opened
 
 
@@ -38,3 +40,27 @@ def test_a_timed_call_has_as_many_samples_as_asked_for(asked: int, size: int) ->
 def test_a_fixed_batch_wins_over_the_one_asked_for() -> None:
     one = opened(fixed(builders.residual(), 4), builders.images(70))
     assert call_inputs(one.splits.search, one.model.inputs, 9)["x"].shape[0] == 4
+
+
+class Counted:
+    """A runtime that counts how often a model is opened."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+
+    def open(self, artifact: Artifact) -> Session:
+        self.opened += 1
+        return open_target("auto", 1).open(artifact)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_large_original_makes_room_for_other_models(large: bool) -> None:
+    target, model = Counted(), open_model(builders.residual())
+    size = model.original().size
+    original = Original(target, model, size if large else size + 1)  # type: ignore[arg-type]
+    expected = original(builders.images(3))["y"]
+    original(builders.images(3))
+    assert target.opened == 1
+    original.rest()
+    assert np.array_equal(original(builders.images(3))["y"], expected)
+    assert target.opened == (2 if large else 1)

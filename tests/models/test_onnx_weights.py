@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -14,7 +15,8 @@ from builders import CHANNELS, FEATURES, Array, depthwise_separable, gemm, image
 from conversion import converted
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import INT8_CHANNEL, INT8_TENSOR
-from fewbits.models.onnx_weights import bias_codes, weight_affine
+from fewbits.models import onnx_weights
+from fewbits.models.onnx_weights import bias_codes, weight_affine, weight_codes
 from odd_models import ODD
 
 CHANNEL, TENSOR = INT8_CHANNEL, INT8_TENSOR
@@ -109,3 +111,17 @@ def test_what_is_shared_is_stored_once() -> None:
     values, _ = parameters(artifact.content)
     codes = [name for name, array in values.items() if array.dtype == np.int8 and array.ndim == 2]
     assert len(plan.low) == 4 and len(codes) == 1
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((70, 33), 0), ((70, 33), 1), ((70, 3, 5), 0), ((70, 3, 5), 2)])
+@pytest.mark.parametrize("operand", [INT8_CHANNEL, INT8_TENSOR], ids=str)
+def test_rounding_in_parts_gives_the_same_codes(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], axis: int, operand: ScaledFormat
+) -> None:
+    weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    affine = weight_affine(weight, operand, axis, None, 1.0)
+    whole = weight_codes(weight, affine)
+    monkeypatch.setattr(onnx_weights, "_PART", 100)
+    parts = weight_codes(weight, affine)
+    assert parts.dtype == whole.dtype
+    assert np.array_equal(parts, whole)

@@ -270,11 +270,11 @@ def test_it_names_itself_and_its_version() -> None:
 @pytest.mark.parametrize("scheme", BOUNDS, ids=lambda scheme: NAMES[scheme])
 def test_its_own_files_hold_the_same_model(tmp_path: Path, scheme: Scheme | None) -> None:
     _, _, artifact = tuned("mlp_gelu", scheme)
-    for suffix, content in OPENVINO.files(artifact).items():
-        (tmp_path / f"model{suffix}").write_bytes(content)
+    files = OPENVINO.files(artifact, tmp_path)
+    assert set(files) == {".xml", ".bin"} and all(file.is_file() for file in files.values())
     core = ov.Core()
     hints = {"INFERENCE_PRECISION_HINT": "dynamic", "INFERENCE_NUM_THREADS": 1}
-    compiled = core.compile_model(core.read_model(tmp_path / "model.xml"), "CPU", hints)
+    compiled = core.compile_model(core.read_model(files[".xml"]), "CPU", hints)
     inputs = features(4)
     assert np.array_equal(compiled(inputs)["y"], run(artifact, inputs, OPENVINO)["y"])
 

@@ -102,12 +102,12 @@ def test_pairs_without_a_cost_are_refused_with_the_models_name(tmp_path: Path) -
     assert all(f"table:{table}" in refusal.reason for refusal in menu.refusals)
 
 
-def test_nothing_is_timed_and_nothing_is_to_be_deployed() -> None:
+def test_nothing_is_timed_and_nothing_is_to_be_deployed(tmp_path: Path) -> None:
     target = open_target("simulated:mpic", 1)
     artifact = open_model(conv_bn_relu()).original()
     inputs = CASES["conv_bn_relu"].inputs(1, 0)
     assert list(target.executed(artifact, inputs, 3)) == []
-    assert target.files(artifact) == {}
+    assert target.files(artifact, tmp_path) == {}
     assert target.threads == 1
     with pytest.raises(UsageError, match="emulated"):
         bench([demo_model()], demo_data(), target="simulated:mpic")

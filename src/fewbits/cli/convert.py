@@ -24,7 +24,6 @@ def convert(
     """Apply a plan to MODEL, without searching again."""
     from fewbits import flow
     from fewbits.plan import Plan
-    from fewbits.store import write_file
 
     if out.resolve() in (model.resolve(), plan.resolve()):
         raise UsageError(f"--out {out} is the file that is read; choose another name")
@@ -34,5 +33,7 @@ def convert(
     remark = flow.elsewhere(found)
     if remark:
         tell(remark)
-    write_file(out, artifact.content)
-    show(f"{out}: {readable_bytes(artifact.size)}")
+    if artifact.outside:
+        must_not_exist(out.with_name(f"{out.name}.data"), force=force)
+    files = flow.save(artifact, out)
+    show(f"{' and '.join(str(file) for file in reversed(files))}: {readable_bytes(artifact.size)}")

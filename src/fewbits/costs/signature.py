@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fewbits.graph import Graph
-from fewbits.grouping import Group
+from fewbits.grouping import Group, has_constant_first
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -15,8 +15,9 @@ def signature(graph: Graph, group: Group, shapes: Shapes) -> str:
     anchor = graph.node[group.name]
     attributes = ",".join(f"{name}={_plain(value)}" for name, value in sorted(anchor.attributes.items()))
     operands = ",".join("x".join(map(str, shapes[name])) for name in group.operands)
-    weight = graph.tensors.get(group.weight)
+    weight = graph.tensors.get(group.weight or group.constant)
     stored = "x".join(map(str, weight.shape or ())) if weight is not None else "-"
+    stored += " first" if has_constant_first(graph, group) else ""
     return f"a:{operands} w:{stored} b:{int(bool(group.bias))} {attributes}".rstrip()
 
 

@@ -8,7 +8,7 @@ before it is quantised), ``pricing`` (``probing``), ``calibrate``, ``placing``, 
 * Of the search: ``ranking`` (``unranked``), ``climbing``, ``looks``, ``allocating``; ``most_accurate`` for the least
   loss within limits; ``memory``, ``footprint`` where memory counts; ``hardware`` for what is not at hand.
 * What a run takes, and its limits: ``time``.
-* Of all: ``observing``, ``conversions``, ``sessions``, ``shelf``, ``scratch``, ``names``, ``result``.
+* Of all: ``observing``, ``conversions``, ``sessions``, ``shelf``, ``scratch``, ``saving``, ``names``, ``result``.
 * Other commands: ``benching``, ``inspecting``, ``running``, ``serving``.
 """
 
@@ -16,6 +16,7 @@ from fewbits.flow.benching import BenchReport, bench
 from fewbits.flow.inspecting import Inspection, convert, elsewhere, inspect
 from fewbits.flow.result import Result
 from fewbits.flow.running import run
+from fewbits.flow.saving import save
 from fewbits.flow.serving import SaturationRow, saturation
 from fewbits.flow.tuning import tune
 
@@ -30,5 +31,6 @@ __all__ = [
     "inspect",
     "run",
     "saturation",
+    "save",
     "tune",
 ]

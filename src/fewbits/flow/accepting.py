@@ -184,6 +184,7 @@ def measure_accuracy(
         return compare_accuracy(name, direction, baseline, searched.evaluated.scores, job.budget), 0
 
     def tuned() -> Scores:
+        job.original.rest()
         with site.target.open(artifact) as session:
             return evaluator(predictor(session, job.model.inputs), split, EVALUATION_BATCH)
 
@@ -197,10 +198,10 @@ def _latency(job: Job, site: Site, floats: Floats, artifact: Artifact) -> Compar
 
 
 def _candidates(job: Job, site: Site, floats: Floats, artifact: Artifact) -> list[Candidate]:
-    original = job.candidate_file(ORIGINAL, job.model.original().content)
+    original = job.candidate_file(ORIGINAL, job.model.original())
     return [
         job.candidate(ORIGINAL, original, floats.fastest),
-        job.candidate(TUNED, job.candidate_file(TUNED, artifact.content), site.name),
+        job.candidate(TUNED, job.candidate_file(TUNED, artifact), site.name),
     ]
 
 

@@ -153,7 +153,8 @@ class Costing:
         return found
 
     def _stored(self, group: Group, scheme: Scheme) -> float:
-        elements = self._graph.tensors[group.weight].elements if group.weight else 0
+        stored = group.weight or group.constant
+        elements = self._graph.tensors[stored].elements if stored else 0
         return elements * (32.0 if scheme.weight is None else bits_per_element(scheme.weight)) / 8
 
 

@@ -10,7 +10,7 @@ from fewbits.benchmark import Candidate, compare
 from fewbits.data import DataSource, open_data
 from fewbits.errors import ModelError, UsageError
 from fewbits.flow.goals.goal import objective_of, streams_of
-from fewbits.flow.scratch import scratch_folder, write_scratch
+from fewbits.flow.scratch import scratch_file, scratch_folder
 from fewbits.flow.sessions import call_inputs
 from fewbits.graph import Tensor
 from fewbits.machine import Machine
@@ -83,13 +83,12 @@ def bench(
     candidates = []
     with scratch_folder() as scratch:
         for number, (name, path) in enumerate(zip(names, paths, strict=True)):
-            # In one piece: weights that the file keeps beside itself belong to its size, too.
             model = open_model(path)
             _check_same_inputs(name, model.inputs, names[0], reads)
             artifact = model.original()
             sizes[name] = artifact.size
             executed[name] = tuple(runtime.executed(artifact, inputs, _PROFILED_CALLS))
-            file = write_scratch(scratch / f"{number}.onnx", artifact.content)
+            file = scratch_file(scratch / f"{number}.onnx", artifact)
             candidates.append(Candidate(name, file, runtime.name, threads, calls))
         comparison = compare(candidates, inputs, rounds=rounds, progress=progress)
         memory = compare_memory(candidates, inputs, progress=progress) if goal is Objective.MEMORY else None

@@ -19,7 +19,7 @@ from fewbits.formats.scheme import Scheme
 from fewbits.graph import Graph
 from fewbits.grouping import CARRIERS, Group, tied
 from fewbits.models.protocol import Artifact
-from fewbits.placement import coded_tensors, formats
+from fewbits.placement import coded_tensors, formats, operand_formats
 from fewbits.plan import Plan, smoothed
 from fewbits.sensitivity.output_error import output_error
 
@@ -53,7 +53,7 @@ def _run(job: Job, wanted: tuple[str, ...], coded: Mapping[str, Scheme]) -> dict
         return {wanted[0]: {}}
     classes = tied(job.graph, job.groups)
     tensors = coded_tensors(job.graph, low, classes)
-    codes = _codes(low, coded)
+    codes = _codes(job.graph, low, coded)
     default = next(iter(codes.values()))
     observed = tuple(name for name in tensors if name in job.smoothing or not _follows(job.graph, name, tensors))
     wanted_formats = {name: codes.get(name, default) for name in observed}
@@ -62,20 +62,19 @@ def _run(job: Job, wanted: tuple[str, ...], coded: Mapping[str, Scheme]) -> dict
     if len(wanted) > 1:
         data = data.take(range(min(_COMPARED_SAMPLES, data.samples)))
     size = samples_per_batch(job, observed)
-    observations = with_smoothed(job.model.observe(padded(job, data, size), observed), job.smoothing)
+    observations = with_smoothed(job.observe(padded(job, data, size), observed), job.smoothing)
     methods = [method(name) for name in wanted]
     found = collect(observations, methods, wanted_formats, job.progress, ceil(data.samples / size))
     return {name: _spread(tie(ranges, classes), classes, tensors) for name, ranges in found.items()}
 
 
-def _codes(low: list[Group], coded: Mapping[str, Scheme]) -> dict[str, IntFormat]:
+def _codes(graph: Graph, low: list[Group], coded: Mapping[str, Scheme]) -> dict[str, IntFormat]:
     """The format that each tensor would carry; where readers differ, that of the first."""
     codes: dict[str, IntFormat] = {}
     for group in low:
-        first, second = formats(coded[group.name])
-        for position, name in enumerate(group.operands):
-            codes.setdefault(name, second if position == 1 and group.is_product else first)
-        codes.setdefault(group.inner, first)
+        for name, format in operand_formats(graph, group, coded[group.name]):
+            codes.setdefault(name, format)
+        codes.setdefault(group.inner, formats(coded[group.name])[0])
     return codes
 
 
@@ -152,5 +151,6 @@ def kept_under(job: Job, plan: Plan, work: Callable[[Predict], T]) -> T:
 
 
 def _run_as(job: Job, plan: Plan, artifact: Artifact, work: Callable[[Predict], T]) -> T:
+    job.original.rest()
     with job.site(plan.target).target.open(artifact) as session:
         return work(predictor(session, job.model.inputs))

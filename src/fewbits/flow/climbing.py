@@ -83,7 +83,7 @@ def _look(job: Job, site: Site, floats: Floats, plans: Sequence[Plan]) -> list[L
     named = {f"front {number}": plan for number, plan in enumerate(plans)}
     candidates = [one for one in originals(job, first) if one.target == site.name]
     for name, plan in named.items():
-        file = job.candidate_file(name.replace(" ", "_"), job.conversions.of(plan).content)
+        file = job.candidate_file(name.replace(" ", "_"), job.conversions.of(plan))
         candidates.append(job.candidate(name, file, site.name))
     return [one for one in look(job, first, candidates, named).values() if one.target == site.name]
 

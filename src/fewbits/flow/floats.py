@@ -36,7 +36,7 @@ def time_floats(job: Job) -> Floats:
 
 
 def _run(job: Job) -> Floats:
-    file = job.candidate_file(ORIGINAL, job.model.original().content)
+    file = job.candidate_file(ORIGINAL, job.model.original())
     candidates = [job.candidate(site.name, file, site.name) for site in job.sites]
     comparison = job.pace.timed(
         Work.ROUND,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,11 +10,12 @@ from fewbits.benchmark import Candidate
 from fewbits.budget import Budget
 from fewbits.data.batches import Arrays, Batch
 from fewbits.errors import ModelError
-from fewbits.evaluation import Evaluator, Predict
+from fewbits.evaluation import Evaluator
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.goals.effort import Level
 from fewbits.flow.remedies.tried import Remedies
-from fewbits.flow.scratch import write_scratch
+from fewbits.flow.scratch import scratch_file
+from fewbits.flow.sessions import Original
 from fewbits.flow.shelf import Shelf
 from fewbits.flow.site import Site
 from fewbits.flow.time.deadline import Deadline
@@ -23,7 +24,7 @@ from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
 from fewbits.limits import UNLIMITED, Limits
-from fewbits.models.protocol import Model
+from fewbits.models.protocol import Artifact, Model
 from fewbits.placement import between_codes, settle
 from fewbits.plan import Choice, Plan, smoothed
 from fewbits.progress import Progress
@@ -71,7 +72,7 @@ class Job:
     sites: tuple[Site, ...]
     groups: tuple[Group, ...]
     evaluator: Evaluator
-    original: Predict
+    original: Original
     budget: Budget
     objective: Objective
     splits: Splits
@@ -95,6 +96,11 @@ class Job:
     means: Mapping[str, str] = field(default_factory=dict)
     remedies: Remedies = field(default_factory=dict)
     effort: Level = Level.MEDIUM
+
+    def observe(self, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
+        """The values that `tensors` of the model take; the original rests meanwhile."""
+        self.original.rest()
+        return self.model.observe(batches, tensors)
 
     @property
     def for_size(self) -> bool:
@@ -198,9 +204,9 @@ class Job:
         """The model in `file` as it is measured on the runtime `target`."""
         return Candidate(name, file, target, self.threads, self.streams)
 
-    def candidate_file(self, name: str, content: bytes) -> Path:
-        """A file that holds `content`, for a measuring process. Raises StorageError."""
-        return write_scratch(self.scratch / f"{name}.onnx", content)
+    def candidate_file(self, name: str, artifact: Artifact) -> Path:
+        """A file that holds `artifact`, for a measuring process. Raises StorageError."""
+        return scratch_file(self.scratch / f"{name}.onnx", artifact)
 
 
 def refuse_quantised(graph: Graph) -> None:

@@ -39,7 +39,7 @@ class Look:
 
 def baseline(job: Job, floats: Floats) -> Candidate:
     """The original where it is fastest."""
-    file = job.candidate_file(ORIGINAL, job.model.original().content)
+    file = job.candidate_file(ORIGINAL, job.model.original())
     return job.candidate(ORIGINAL, file, floats.fastest)
 
 

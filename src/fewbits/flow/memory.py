@@ -26,7 +26,7 @@ def peaks(job: Job, candidates: Sequence[Candidate]) -> Mapping[str, int]:
 
 def original_on_each(job: Job) -> MemoryComparison:
     """The original on every runtime; candidates are called by the names of these."""
-    file = job.candidate_file(ORIGINAL, job.model.original().content)
+    file = job.candidate_file(ORIGINAL, job.model.original())
     candidates = [job.candidate(site.name, file, site.name) for site in job.sites]
     return job.pace.timed(
         Work.PEAK,

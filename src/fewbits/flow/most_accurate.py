@@ -102,7 +102,7 @@ def _latencies(job: Job, site: Site, plans: Sequence[Plan], places: Sequence[int
         candidates = [
             job.candidate(
                 f"plan {place + 1}",
-                job.candidate_file(f"final_{place}", job.conversions.of(plans[place]).content),
+                job.candidate_file(f"final_{place}", job.conversions.of(plans[place])),
                 site.name,
             )
             for place in places

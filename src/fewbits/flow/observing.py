@@ -17,7 +17,7 @@ def observed(job: Job, tensors: Sequence[str], samples: int) -> Iterator[Arrays]
     """What `tensors` hold on the first `samples` samples of the calibration data, one mapping per batch."""
     split = job.splits.calibration
     data = split.take(range(min(samples, split.samples)))
-    return job.model.observe(padded(job, data, samples_per_batch(job, tensors)), tensors)
+    return job.observe(padded(job, data, samples_per_batch(job, tensors)), tensors)
 
 
 def samples_per_batch(job: Job, tensors: Sequence[str]) -> int:

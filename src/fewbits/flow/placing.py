@@ -147,7 +147,7 @@ def _run(job: Job, floats: Floats, planner: Planner) -> Placed:
         plans[title] = planner(site, asked)
         artifact = job.conversions.of(plans[title])
         sizes[title] = artifact.size
-        file = job.candidate_file(f"start_{number}", artifact.content)
+        file = job.candidate_file(f"start_{number}", artifact)
         candidates[title] = job.candidate(title, file, site.name)
         job.progress.advance(title)
     looks = look(job, first, [*originals(job, first), *candidates.values()], plans)

@@ -38,11 +38,12 @@ def _operands(job: Job) -> Arrays:
     """What the operands of all groups are in the call whose latency counts."""
     free = frozenset[str]().union(*(site.space.free for site in job.sites))
     names = dict.fromkeys(name for group in job.groups if group.name in free for name in group.operands)
-    (values,) = job.model.observe([Batch(job.inputs)], list(names))
+    (values,) = job.observe([Batch(job.inputs)], list(names))
     return values
 
 
 def _measure(job: Job, site: Site, values: Arrays, cache: CostCache) -> CostTable:
+    job.original.rest()
     wanted = {name: schemes for name, schemes in site.space.schemes.items() if len(schemes) > 1}
     measuring = Measuring(job.model, site.target, job.groups, values, job.progress)
     if not job.deadline.is_set:

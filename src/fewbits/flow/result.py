@@ -9,13 +9,15 @@ from pathlib import Path
 from fewbits.codes import Codes
 from fewbits.data.batches import Arrays
 from fewbits.errors import UsageError
+from fewbits.flow.saving import parts, save
+from fewbits.flow.scratch import scratch_folder
 from fewbits.measurement import Interval
 from fewbits.models.protocol import Artifact
 from fewbits.outcome import Outcome
 from fewbits.plan import Plan
 from fewbits.record import RunRecord
 from fewbits.report.text import summary
-from fewbits.store import write_file
+from fewbits.store import write_files
 from fewbits.targets.protocol import Session, Target
 
 
@@ -63,22 +65,25 @@ class Result:
         return self.serving.open(self.artifact)
 
     def save(self, path: str | Path) -> Path:
-        """Write the model to `path`, whole or not at all: as ONNX, or for a name that ends in ``.xml`` as OpenVINO's
+        """Write the model to `path`, whole or not at all: as ONNX, with the weights in ``NAME.data`` beside it where
+        they are too large for one piece or were given so; or for a name that ends in ``.xml`` as OpenVINO's
         intermediate representation with its ``.bin`` beside it.
 
         Raises:
             StorageError: it could not be written.
-            UsageError: an ``.xml`` of a model that another runtime serves.
+            UsageError: an ``.xml`` of a model that another runtime serves, or a file that the original needs.
+            ModelError: weights of the original are not where they were any more.
         """
         destination = Path(path)
         if destination.suffix != ".xml":
-            write_file(destination, self.artifact.content)
+            save(self.artifact, destination)
             return destination
-        files = self.serving.files(self.artifact)
-        if not files:
-            raise UsageError(f"{self.target} serves ONNX files; give a name such as {destination.with_suffix('.onnx')}")
-        for suffix, content in files.items():
-            write_file(destination.with_suffix(suffix), content)
+        with scratch_folder() as folder:
+            files = self.serving.files(self.artifact, folder)
+            if not files:
+                name = destination.with_suffix(".onnx")
+                raise UsageError(f"{self.target} serves ONNX files; give a name such as {name}")
+            write_files({destination.with_suffix(suffix): parts(file) for suffix, file in files.items()})
         return destination
 
     def __str__(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fewbits.errors import StorageError
+from fewbits.models.protocol import Artifact
 
 
 @contextmanager
@@ -21,8 +22,12 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def write_scratch(path: Path, content: bytes) -> Path:
-    """Write `content` to `path` and give `path` back. Raises StorageError."""
+def scratch_file(path: Path, artifact: Artifact) -> Path:
+    """The file of `artifact`: `path`, which is written, or where it lies with its weights beside it. Raises
+    StorageError."""
+    if artifact.path is not None:
+        return artifact.path
+    content = artifact.content
     try:
         path.write_bytes(content)
     except OSError as error:

@@ -101,8 +101,8 @@ def _pays(job: Job, site: Site, plan: Plan, slower: Mapping[str, str]) -> bool:
     count = "1 group looks" if len(slower) == 1 else f"{len(slower)} groups look"
     job.progress.say(f"{count} slower in low precision; timing the model without")
     files = {
-        "placed": job.candidate_file("placed", job.conversions.of(plan).content),
-        "screened": job.candidate_file("screened", job.conversions.of(screened).content),
+        "placed": job.candidate_file("placed", job.conversions.of(plan)),
+        "screened": job.candidate_file("screened", job.conversions.of(screened)),
     }
     candidates = [job.candidate(name, file, site.name) for name, file in files.items()]
     comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
@@ -110,5 +110,6 @@ def _pays(job: Job, site: Site, plan: Plan, slower: Mapping[str, str]) -> bool:
 
 
 def _profile(job: Job, site: Site, artifact: Artifact) -> dict[str, Share]:
+    job.original.rest()
     executed = site.target.executed(artifact, job.inputs, _PROFILED_CALLS)
     return dict(attribute(job.graph, job.groups, executed))

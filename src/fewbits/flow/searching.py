@@ -198,10 +198,10 @@ def _race(job: Job, floats: Floats, within: Sequence[Made]) -> dict[int, float]:
 
 
 def _timed(job: Job, floats: Floats, within: Sequence[Made]) -> dict[int, float]:
-    original = job.candidate_file(ORIGINAL, job.model.original().content)
+    original = job.candidate_file(ORIGINAL, job.model.original())
     candidates = [job.candidate(ORIGINAL, original, floats.fastest)]
     for one in within:
-        file = job.candidate_file(f"final_{one.row.number}", job.conversions.of(one.plan).content)
+        file = job.candidate_file(f"final_{one.row.number}", job.conversions.of(one.plan))
         candidates.append(job.candidate(f"trial {one.row.number}", file, one.plan.target))
     comparison = compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress)
     baseline = comparison.latencies[ORIGINAL].median
@@ -212,9 +212,7 @@ def _timed(job: Job, floats: Floats, within: Sequence[Made]) -> dict[int, float]
 def _least(job: Job, plans: Sequence[Plan]) -> int:
     """The place of the one of `plans` that takes the least memory."""
     candidates = [
-        job.candidate(
-            f"plan {place}", job.candidate_file(f"held_{place}", job.conversions.of(plan).content), plan.target
-        )
+        job.candidate(f"plan {place}", job.candidate_file(f"held_{place}", job.conversions.of(plan)), plan.target)
         for place, plan in enumerate(plans)
     ]
     found = job.journal.step(
@@ -265,6 +263,7 @@ def _score(job: Job, plan: Plan, baseline: Scores) -> Evaluated:
     is looked for."""
     start = job.pace.clock()
     evaluator, selection = job.evaluator, job.splits.selection
+    job.original.rest()
     with job.site(plan.target).target.open(job.conversions.of(plan)) as session:
         predict = predictor(session, job.model.inputs)
         if evaluator.uses_split and job.objective is not Objective.ACCURACY:

@@ -23,7 +23,7 @@ from fewbits.formats.numerics.affine import of_range
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme, integer
 from fewbits.graph import Kind
-from fewbits.grouping import LAYERS, Group, group
+from fewbits.grouping import LAYERS, Group, group, has_constant_first
 from fewbits.models import ModelSource, open_model
 from fewbits.models.protocol import Model
 from fewbits.plan import Plan, smoothed
@@ -132,7 +132,8 @@ def _linted(model: Model, plan: Plan, data: DataSource | None) -> Iterator[Satur
         element = integer(scheme.weight)
         rows = _rows(model, made, _factors(plan, made)) if made.weight else None
         possible = rows is None or bool(may_saturate(_codes(rows, element)).any())
-        observed = _observed(model, plan, made, seen) if seen and made.operands[0] in plan.ranges else -1.0
+        known = bool(seen) and made.operands[0] in plan.ranges and not has_constant_first(model.graph, made)
+        observed = _observed(model, plan, made, seen) if known else -1.0
         yield SaturationRow(made.name, str(made.kind), str(scheme), possible and element.bits > _SEVEN.bits, observed)
 
 

@@ -15,13 +15,13 @@ from fewbits.data import Dataset, DataSource, ImageOptions, open_data
 from fewbits.data.batches import Arrays
 from fewbits.data.raw import Raw, look
 from fewbits.errors import DataError, ModelError, UsageError
-from fewbits.evaluation import Direction, Evaluator, Predict
+from fewbits.evaluation import Direction, Evaluator
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.goals.effort import FULL, Effort
 from fewbits.flow.goals.goal import check_goal, streams_of
 from fewbits.flow.job import Job, refuse_quantised
 from fewbits.flow.serving import suited
-from fewbits.flow.sessions import call_inputs, predictor
+from fewbits.flow.sessions import Original, call_inputs
 from fewbits.flow.shelf import Shelf
 from fewbits.flow.site import Site
 from fewbits.flow.time.deadline import Deadline
@@ -40,7 +40,7 @@ from fewbits.space import Rule, candidates
 from fewbits.store import Run
 from fewbits.targets import SIMULATED, is_simulated, open_targets
 from fewbits.targets.probe import checked_threads
-from fewbits.targets.protocol import Session, Target
+from fewbits.targets.protocol import Target
 from fewbits.verify.acceptance import Objective
 from fewbits.verify.evaluators import EvaluateFunction, open_evaluator
 from fewbits.verify.splits import Splits, split
@@ -84,7 +84,7 @@ class Opened:
     sites: tuple[Site, ...]
     groups: tuple[Group, ...]
     evaluator: Evaluator
-    original: Predict
+    original: Original
     measure: Measure
     splits: Splits
     inputs: Arrays
@@ -167,8 +167,8 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         images = request.images if _is_folder(request.calibration) else None
         calibration = open_data(request.calibration, model.inputs, images=images)
     one_call = call_inputs(data, model.inputs, request.batch)
-    targets, first = _that_serve(targets, model, one_call, progress)
-    original = predictor(first, model.inputs)
+    originals = _that_serve(targets, model, one_call, progress)
+    targets, original = tuple(one.target for one in originals), originals[0]
     evaluator = open_evaluator(request.evaluate, model.inputs, direction=_direction(request), original=original)
     harm = measure(request.sensitivity, original(one_call), evaluator.direction)
     splits = split(data, calibration=calibration, scored=evaluator.uses_split, seed=request.seed)
@@ -190,7 +190,7 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         splits=splits,
         inputs=call_inputs(splits.search, model.inputs, request.batch),
         settings=_settings(request, model, targets, evaluator, data, calibration),
-        files=files if model.source is None else (*files, model.source),
+        files=files if model.source is None else (*files, model.source, *model.original().reads),
     )
 
 
@@ -200,33 +200,34 @@ def _site(target: Target, model: Model, groups: tuple[Group, ...], request: Requ
     return Site(target, space, CostTable(target.name, {}))
 
 
-def _that_serve(
-    targets: tuple[Target, ...], model: Model, inputs: Arrays, progress: Progress
-) -> tuple[tuple[Target, ...], Session]:
-    """Those of `targets` that run the model and agree about its outputs, and the first one's session.
+def _that_serve(targets: tuple[Target, ...], model: Model, inputs: Arrays, progress: Progress) -> Sequence[Original]:
+    """The original on those of `targets` that run it and agree about its outputs.
 
     Raises ModelError or DataError, the first one's, if none does.
     """
-    served: list[tuple[Target, Session, Arrays]] = []
+    served: list[Original] = []
+    reference: Arrays = {}
     refusals: list[ModelError | DataError] = []
     for target in targets:
         try:
-            session = target.open(model.original())
-            outputs = session(inputs)
+            original = Original(target, model)
+            outputs = original(inputs)
+            original.rest()
         except (ModelError, DataError) as error:
             refusals.append(error)
             progress.say(f"{target.name} is left out: {error}")
             continue
-        differs = _difference(served[0][2], outputs) if served else 0.0
+        reference = reference if served else outputs
+        differs = _difference(reference, outputs) if served else 0.0
         if differs > _DISAGREEMENT:
             progress.say(
-                f"{target.name} is left out: its fp32 outputs differ from {served[0][0].name}'s ({differs:.2g})"
+                f"{target.name} is left out: its fp32 outputs differ from {served[0].target.name}'s ({differs:.2g})"
             )
             continue
-        served.append((target, session, outputs))
+        served.append(original)
     if not served:
         raise refusals[0]
-    return tuple(target for target, _, _ in served), served[0][1]
+    return served
 
 
 def _difference(first: Arrays, other: Arrays) -> float:

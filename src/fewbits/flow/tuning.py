@@ -34,6 +34,7 @@ from fewbits.flow.remedies.ranging import choose_ranges
 from fewbits.flow.remedies.refining import refine
 from fewbits.flow.remedies.smooth import smooth
 from fewbits.flow.result import Result
+from fewbits.flow.saving import parts, write_model
 from fewbits.flow.scratch import scratch_folder
 from fewbits.flow.screening import Screened, screen, shares
 from fewbits.flow.searching import search
@@ -171,12 +172,12 @@ def tune(
                 job.shelf.read(),
             )
             run.write(RunFile.PLAN, decision.plan.to_json())
-            run.write(RunFile.MODEL, decision.artifact.content)
+            write_model(run, decision.artifact, RunFile.MODEL, RunFile.MODEL_DATA)
             if run.path is not None:
-                for suffix, content in serving.files(decision.artifact).items():
-                    run.write(_OWN_FORM[suffix], content)
+                for suffix, file in serving.files(decision.artifact, scratch).items():
+                    run.write(_OWN_FORM[suffix], parts(file))
             if decision.best is not None:
-                run.write(RunFile.BEST, decision.best.content)
+                write_model(run, decision.best, RunFile.BEST, RunFile.BEST_DATA)
             if decision.best_plan is not None:
                 run.write(RunFile.BEST_PLAN, decision.best_plan.to_json())
             run.write(RunFile.REPORT, opened.render(record))

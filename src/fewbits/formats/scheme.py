@@ -155,6 +155,8 @@ INT8_SYMMETRIC_PAIR = Scheme(INT8_TENSOR, INT8_TENSOR)
 INT8_SMOOTHED = replace(INT8_STATIC, smoothed=True)
 INT8_SYMMETRIC_SMOOTHED = replace(INT8_SYMMETRIC, smoothed=True)
 INT8_DYNAMIC = Scheme(INT8_CHANNEL, UINT8_TENSOR, dynamic=True)
+INT8_DYNAMIC_PAIR = Scheme(INT8_TENSOR, UINT8_TENSOR, dynamic=True)
+"""The same with one scale for a constant that is no matrix of columns."""
 INT8_WEIGHT = Scheme(INT8_CHANNEL)
 INT8_BLOCKS = Scheme(ScaledFormat(INT8R, Group(32, 0)))
 INT4_BLOCKS = Scheme(ScaledFormat(IntFormat(4, signed=True, restricted=True), Group(32, 0)))

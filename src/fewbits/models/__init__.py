@@ -1,4 +1,4 @@
-"""The only door to models: `open_model`, and `open_tensors` for the weights alone."""
+"""The only door to models: `open_model`, `open_tensors` for the weights alone, and `pack` for those that are saved."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, TypeGuard, Union
 from fewbits.errors import ModelError
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto as ModelProto
     from torch.nn import Module as Module
 
     from fewbits.data.weights import Weights
-    from fewbits.models.onnx_mixed import ConvertedOnnx as ConvertedOnnx
-    from fewbits.models.protocol import Model
+    from fewbits.models.protocol import Artifact, Model, Packed
     from fewbits.models.pytorch.converted import Converted as Converted
     from fewbits.models.pytorch.deferred import Deferred as Deferred
     from fewbits.plan import Plan
@@ -92,11 +91,11 @@ def recorded(module: Module, function: Callable[[object], object]) -> tuple[Mapp
     return recording.recorded(module, function)
 
 
-def mixed(content: bytes, notes: Mapping[str, str]) -> ConvertedOnnx:
-    """A converted ONNX model with texts to be saved beside it."""
-    from fewbits.models.onnx_mixed import ConvertedOnnx  # noqa: PLC0415  as above
+def proto_of(artifact: Artifact) -> ModelProto:
+    """The ONNX model of `artifact`, with its weights in it. Raises ModelError if they are not where they were."""
+    from fewbits.models.onnx_pack import whole  # noqa: PLC0415  as above
 
-    return ConvertedOnnx(content, notes)
+    return whole(artifact)
 
 
 def _is_torch_model(source: object) -> TypeGuard[Model]:
@@ -121,14 +120,27 @@ def open_tensors(path: Path) -> Weights:
     return onnx_tensors.open_tensors(path)
 
 
+def pack(artifact: Artifact, location: str) -> Packed:
+    """`artifact` as it is saved, with those weights that are not in one piece with it in a file beside it, which is
+    called `location`.
+
+    Raises:
+        ModelError: while weights are read: they are not where they were any more.
+    """
+    from fewbits.models import onnx_pack  # noqa: PLC0415  as above
+
+    return onnx_pack.packed(artifact, location)
+
+
 __all__ = [
     "ModelSource",
     "deferred",
     "is_module",
     "load_module",
-    "mixed",
     "open_model",
     "open_tensors",
     "opened_module",
+    "pack",
+    "proto_of",
     "recorded",
 ]

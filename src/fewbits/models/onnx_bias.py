@@ -50,6 +50,9 @@ class CorrectBiases(ir.passes.InPlacePass):
             group = self._groups[name]
             if not group.weight or group.kind not in LAYERS or group.operands[0] not in self._means:
                 continue
+            if "transA" in nodes[name].attributes and nodes[name].attributes["transA"].as_int():
+                # The means are those of the last axis.
+                continue
             assert isinstance(scheme.weight, ScaledFormat)
             shift = _shift(nodes[name], scheme.weight, group.operands[0], parse(self._means[group.operands[0]]))
             modified |= _add(names, group, nodes, shift)

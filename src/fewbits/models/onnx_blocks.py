@@ -29,6 +29,8 @@ from fewbits.models.onnx_names import Names, array_of, take_over
 
 _MICROSOFT: Final = "com.microsoft"
 _INT8_PRODUCTS: Final = 4
+_PART: Final = 1 << 22
+"""Elements that are rounded at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,21 +48,30 @@ class Blocks:
 def blocks_of(node: ir.Node, weight: ScaledFormat, block: Block, given: QTensor[Array] | None) -> Blocks:
     """The weight of `node` in the format `weight`: the codes that are `given`, or rounded to nearest. Raises PlanError
     if the codes are not of its shape."""
-    values = array_of(node.inputs[1]).astype(np.float32)
+    values = array_of(node.inputs[1]).astype(np.float32, copy=False)
     if given is not None and given.shape != values.shape:
         raise PlanError(
             f"the plan's codes for the weight of {node.name} have shape {given.shape}, the weight has {values.shape}; "
             "they were made for another model"
         )
-    found = quantize(values, weight) if given is None else given
-    away = found.codes != per_element(found.zero_point, found.tile, found.shape)
-    used = away.reshape(-1, block.size, found.shape[1]).any(axis=1)
-    least = found.scale.min(initial=np.inf, where=used)
+    # Rounding takes several times the memory of what it rounds; blocks know nothing of each other.
+    step = max(1, _PART // (block.size * max(1, values.shape[1]))) * block.size
+    starts = range(0, len(values), step)
+    parts = [quantize(values[s : s + step], weight) for s in starts] if given is None else [given]
+    used = np.concatenate([_used(part, block) for part in parts])
+    scale = np.concatenate([part.scale for part in parts])
+    least = scale.min(initial=np.inf, where=used)
     # Kernels take the zero point out of a sum at the end: what is left of a block of zeros grows with its scale.
-    scales = np.where(used, found.scale, least if np.isfinite(least) else 1.0).astype(np.float32)
-    return Blocks(
-        found.codes, scales, found.zero_point.astype(np.int32), integer(weight), block.size, bool(weight.asymmetric)
-    )
+    scales = np.where(used, scale, least if np.isfinite(least) else 1.0).astype(np.float32)
+    codes = np.concatenate([part.codes for part in parts])
+    zeros = np.concatenate([np.broadcast_to(part.zero_point, part.scale.shape) for part in parts])
+    return Blocks(codes, scales, zeros.astype(np.int32), integer(weight), block.size, bool(weight.asymmetric))
+
+
+def _used(part: QTensor[Array], block: Block) -> NDArray[np.bool_]:
+    """Whether a block has codes that do not stand for zero."""
+    away = part.codes != per_element(part.zero_point, part.tile, part.shape)
+    return np.asarray(away.reshape(-1, block.size, part.shape[1]).any(axis=1))
 
 
 def write_decoded(model: ir.Model, names: Names, node: ir.Node, found: Blocks) -> None:
@@ -79,7 +90,8 @@ def write_blocks(model: ir.Model, names: Names, node: ir.Node, found: Blocks) ->
     """Put a MatMulNBits of the codes that were `found` in the place of `node`."""
     bits, (depth, columns) = found.format.bits, found.codes.shape
     middle = 1 << (bits - 1) if found.format.signed else 0
-    codes = (found.codes.T.astype(np.int16) + middle).astype(np.uint8).reshape(columns, -1, found.size)
+    # Modulo 256, which moves signed codes up without wider ones between.
+    codes = (found.codes.T.astype(np.uint8) + np.uint8(middle)).reshape(columns, -1, found.size)
     name = f"{node.name}.weight"
     inputs = [
         node.inputs[0],

@@ -9,6 +9,8 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from fewbits.models.onnx_pieces import array
+
 # What exporters leave of a weight: rearranged, cut from or joined to others, normalised (weight norm), or decoded.
 _OPERATORS = frozenset(
     {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Concat", "Slice", "Gather"}
@@ -50,7 +52,7 @@ def _evaluation(node: ir.Node, constants: list[ir.TensorProtocol], opset: int) -
     proto = ir.to_proto(node)
 
     def compute() -> ir.TensorProtocol:
-        feeds = {name: tensor.numpy() for name, tensor in zip(proto.input, constants, strict=True)}
+        feeds = {name: array(tensor) for name, tensor in zip(proto.input, constants, strict=True)}
         (result,) = ReferenceEvaluator(proto, opsets={"": opset}).run(None, feeds)
         return ir.tensor(np.asarray(result))
 

@@ -1,11 +1,10 @@
-"""A plan applied to an ONNX model: fold, lower, quantise, clean up, check."""
+"""A plan applied to an ONNX model: fold, lower, quantise, clean up."""
 
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -18,6 +17,7 @@ from fewbits.formats.scheme import Scheme
 from fewbits.formats.text import format_text
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group, group
+from fewbits.models.onnx_annex import annex_of, attach
 from fewbits.models.onnx_bias import CorrectBiases
 from fewbits.models.onnx_cast import CancelCasts, CastOperands
 from fewbits.models.onnx_emulate import EmulateRounding
@@ -37,11 +37,10 @@ from fewbits.placement import place
 from fewbits.plan import Plan
 
 
-def convert(model: ir.Model, graph: Graph, plan: Plan, outputs: Sequence[onnx.ValueInfoProto], codes: Codes) -> bytes:
-    """The bytes of `model` under `plan`, with `outputs` as the description of what it gives; `codes` has those of
-    weights that the plan names.
+def convert(model: ir.Model, graph: Graph, plan: Plan, codes: Codes) -> ir.Model:
+    """`model` under `plan`; `codes` has those of weights that the plan names.
 
-    `model` itself is left as it was; weights that stay as they are, are shared with it until they are written.
+    `model` itself is left as it was; weights that stay as they are, are shared with it.
 
     Raises:
         PlanError: the plan names a group that the model does not have or that cannot be quantised, or lacks a range,
@@ -52,7 +51,7 @@ def convert(model: ir.Model, graph: Graph, plan: Plan, outputs: Sequence[onnx.Va
     schemes = {name: plan.scheme(name) for name in low}
     folded = FoldBatchNorm([name for name, made in low.items() if _holds_norm(graph, made)])
     coded = [name for name, scheme in schemes.items() if not scheme.is_cast]
-    copy = _passed(model.clone(), folded, FoldGemmFactors(coded))
+    copy = _passed(attach(model.clone(), annex_of(model)), folded, FoldGemmFactors(coded))
     copy = (
         _emulated(copy, schemes, plan)
         if form.emulates
@@ -62,7 +61,7 @@ def convert(model: ir.Model, graph: Graph, plan: Plan, outputs: Sequence[onnx.Va
     copy = _passed(copy, common.ClearMetadataAndDocStringPass())
     copy.producer_name, copy.producer_version = "fewbits", __about__.VERSION
     copy.metadata_props["fewbits.plan_for"] = plan.model_sha256
-    return _written(copy, outputs)
+    return copy
 
 
 def _emulated(copy: ir.Model, schemes: Mapping[str, Scheme], plan: Plan) -> ir.Model:
@@ -154,17 +153,6 @@ def _holds_norm(graph: Graph, made: Group) -> bool:
     return made.kind in (Kind.CONV, Kind.CONV_TRANSPOSE) and any(
         graph.node[name].kind is Kind.BATCH_NORM for name in made.nodes
     )
-
-
-def _written(model: ir.Model, outputs: Sequence[onnx.ValueInfoProto]) -> bytes:
-    proto = ir.to_proto(model)
-    del proto.graph.output[:]
-    proto.graph.output.extend(outputs)
-    content: bytes = proto.SerializeToString()
-    # Before the check, so that there are never more than two copies of the weights.
-    del proto
-    onnx.checker.check_model(content)
-    return content
 
 
 def _passed(model: ir.Model, *passes: ir.passes.PassBase) -> ir.Model:

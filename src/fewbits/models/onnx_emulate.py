@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from fewbits.errors import PlanError
 from fewbits.formats.granularity import Channel, Tensor
 from fewbits.formats.integer import IntFormat
-from fewbits.formats.numerics.affine import Affine, symmetric
+from fewbits.formats.numerics.affine import Affine, of_range, symmetric
 from fewbits.formats.quantize import fake_quantize
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme, integer
 from fewbits.grouping import Group
 from fewbits.models.onnx_names import Names, array_of, insert_after
 from fewbits.models.onnx_quantize import affine_of
-from fewbits.models.onnx_weights import output_axis
+from fewbits.models.onnx_weights import output_axis, weight_codes
 from fewbits.placement import formats
 
 _SHRINKS: Final = np.linspace(1.0, 0.25, 16, dtype=np.float32)
@@ -66,6 +66,10 @@ class EmulateRounding(ir.passes.InPlacePass):
                 node.replace_input_with(1, names.constant(f"{name}.weight.rounded", stored))
             for index, format in enumerate(formats(scheme)):
                 source = node.inputs[index]
+                if source is not None and source.name == group.constant:
+                    stored = rounded_operand(array_of(source).astype(np.float32), format)
+                    node.replace_input_with(index, names.constant(f"{name}.constant.rounded", stored))
+                    continue
                 if source is None or source.const_value is not None:
                     continue
                 if (source, format) not in rounded:
@@ -95,6 +99,14 @@ def rounded_weight(weight: Float, operand: ScaledFormat, axis: int) -> Float:
         better = error < least
         best, least = np.where(better, tried, best), np.where(better, error, least)
     return np.asarray(best)
+
+
+def rounded_operand(values: Float, format: IntFormat) -> Float:
+    """`values`, a constant that is no weight, as what its codes in `format` stand for, with one scale as an activation
+    has."""
+    affine = of_range(float(values.min(initial=0)), float(values.max(initial=0)), format)
+    codes = weight_codes(values, affine).astype(np.float32)
+    return np.asarray((codes - affine.zero_point.astype(np.float32)) * affine.scale, np.float32)
 
 
 def _rounded(model: ir.Model, names: Names, value: ir.Value, affine: Affine) -> ir.Value:

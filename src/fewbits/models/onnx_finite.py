@@ -8,6 +8,7 @@ import onnx_ir as ir
 from fewbits.errors import ModelError
 from fewbits.graph import Kind
 from fewbits.models.onnx_kinds import kind
+from fewbits.models.onnx_pieces import array
 
 _ENDLESS = 1e30
 """From here on a value stands for infinity: masks are also filled with the lowest float32."""
@@ -29,9 +30,9 @@ def check_weights(model: ir.Model, name: str) -> None:
     for value in model.graph.initializers.values():
         if value.const_value is None or value.dtype not in _FLOATS:
             continue
-        array = value.const_value.numpy()
-        finite = np.isfinite(array)
-        if finite.all() or not (np.isnan(array).any() or value in users):
+        values = array(value.const_value)
+        finite = np.isfinite(values)
+        if finite.all() or not (np.isnan(values).any() or value in users):
             continue
         user = users.get(value)
         where = f" of node {user.name} ({user.op_type})" if user else ""
@@ -80,5 +81,5 @@ def _root(value: ir.Value) -> ir.Value:
 def _has_infinity(tensor: ir.TensorProtocol | None) -> bool:
     if tensor is None or tensor.dtype not in _FLOATS:
         return False
-    array = tensor.numpy()
-    return array.size > 0 and max(float(array.max()), -float(array.min())) >= _ENDLESS
+    values = array(tensor)
+    return values.size > 0 and max(float(values.max()), -float(values.min())) >= _ENDLESS

@@ -60,8 +60,13 @@ def _rewrite(model: ir.Model, names: Names, gemm: ir.Node) -> None:
     weight, bias = gemm.inputs[1], gemm.inputs[2] if len(gemm.inputs) > 2 else None
     if is_transposed(gemm):
         weight = names.constant(f"{gemm.name}.weight", array_of(weight).T)
-    product = names.node("MatMul", [gemm.inputs[0], weight], f"{gemm.name}.product", f"{gemm.name}.matmul")
-    made = [product]
+    made, source = [], gemm.inputs[0]
+    if "transA" in gemm.attributes and gemm.attributes["transA"].as_int():
+        made.append(names.node("Transpose", [source], f"{gemm.name}.turned", f"{gemm.name}.transpose"))
+        source = made[0].outputs[0]
+        source.type = ir.TensorType(ir.DataType.FLOAT)
+    product = names.node("MatMul", [source, weight], f"{gemm.name}.product", f"{gemm.name}.matmul")
+    made.append(product)
     if bias is not None:
         made.append(names.node("Add", [product.outputs[0], bias], f"{gemm.name}.sum", f"{gemm.name}.add"))
     product.outputs[0].type, product.outputs[0].shape = gemm.outputs[0].type, gemm.outputs[0].shape

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,15 +16,21 @@ from fewbits.data.batches import Array, Arrays, Batch
 from fewbits.errors import PlanError
 from fewbits.graph import Graph, Tensor
 from fewbits.grouping import Group
+from fewbits.models.onnx_annex import LIMIT, Annex, annex_of, attach
 from fewbits.models.onnx_convert import convert
+from fewbits.models.onnx_digest import sha256_of
 from fewbits.models.onnx_equalise import EqualiseChannels
 from fewbits.models.onnx_finite import check_weights
 from fewbits.models.onnx_graph import graph_of, tensor_of
+from fewbits.models.onnx_mend import mend
 from fewbits.models.onnx_names import array_of
 from fewbits.models.onnx_normalise import normalised
 from fewbits.models.onnx_observe import observe
-from fewbits.models.onnx_read import check, check_size, read_bytes, read_file
+from fewbits.models.onnx_outside import all_tensors
+from fewbits.models.onnx_read import check, check_inside, read_bytes, read_file
 from fewbits.models.onnx_region import regions
+from fewbits.models.onnx_spill import bytes_within, spilled
+from fewbits.models.onnx_write import written
 from fewbits.models.protocol import Artifact, Regions
 from fewbits.plan import Plan
 
@@ -37,44 +42,62 @@ def is_proto(source: object) -> TypeGuard[onnx.ModelProto]:
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """An ONNX model. `content` is what was given, in one piece; `_model` is never handed
-    out; where `_factors` equalise its channels, `_plain` is what it was before."""
+    """An ONNX model. `_original` is what was given; `_model` is never handed out; where `_factors` equalise its
+    channels, `_plain` is what it was before. Weights that were given in other files stay there, and `_annex` has those
+    of what is made of the model."""
 
-    content: bytes
+    _original: Artifact
     source: Path | None
     graph: Graph
     sha256: str
     _model: ir.Model
     _outputs: tuple[onnx.ValueInfoProto, ...]
+    _annex: Annex
     _codes: Codes = field(default_factory=dict)
     _plain: ir.Model | None = None
     _factors: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: Path) -> OnnxModel:
-        """Read the file at `path`. Raises ModelError."""
-        content, proto = read_file(path)
-        return cls._of(content, proto, str(path), path)
+    def load(cls, path: Path, limit: int = LIMIT) -> OnnxModel:
+        """Read the file at `path`. What is made of the model and has `limit` bytes or more is not in one piece. Raises
+        ModelError."""
+        return cls._read(path, path, Annex(limit))
 
     @classmethod
-    def from_bytes(cls, content: bytes) -> OnnxModel:
+    def from_bytes(cls, content: bytes, limit: int = LIMIT) -> OnnxModel:
         """Read a model from memory. Raises ModelError."""
         name = "the given model"
-        return cls._of(content, read_bytes(content, name), name, None)
+        return cls._of(Artifact(content), read_bytes(content, name), name, None, Annex(limit))
 
     @classmethod
-    def from_proto(cls, proto: onnx.ModelProto) -> OnnxModel:
-        """Copy a model that is in memory already. Raises ModelError."""
-        check_size(proto, "the given model")
-        return cls.from_bytes(proto.SerializeToString())
+    def from_proto(cls, proto: onnx.ModelProto, limit: int = LIMIT) -> OnnxModel:
+        """Copy a model that is in memory already. Raises ModelError; StorageError if it is too large for one piece, and
+        there is no place for its weights."""
+        annex = Annex(limit)
+        if not annex.holds(sum(map(bytes_within, all_tensors(proto)))):
+            return cls.from_bytes(proto.SerializeToString(), limit)
+        check_inside(proto, "the given model")
+        return cls._read(spilled(proto, annex), None, annex)
 
     @classmethod
-    def _of(cls, content: bytes, proto: onnx.ModelProto, name: str, source: Path | None) -> OnnxModel:
-        check(content, proto, name)
+    def _read(cls, path: Path, source: Path | None, annex: Annex) -> OnnxModel:
+        """The model in the file at `path`."""
+        content, proto, pieces = read_file(path)
+        original = Artifact(content)
+        if pieces:
+            reads = tuple(dict.fromkeys((path.resolve(), *(piece.file for piece in pieces))))
+            original = Artifact(content, path.resolve(), sum(piece.length for piece in pieces), reads, annex)
+        return cls._of(original, proto, str(path), source, annex)
+
+    @classmethod
+    def _of(cls, original: Artifact, proto: onnx.ModelProto, name: str, source: Path | None, annex: Annex) -> OnnxModel:
+        digest = sha256_of(original, proto)
+        mended = mend(proto, name)
+        check(original, proto, name, mended=mended)
         outputs = tuple(proto.graph.output)
-        model = normalised(proto, name)
+        model = attach(normalised(proto, name), None if original.path is None else annex)
         check_weights(model, name)
-        return cls(content, source, graph_of(model), hashlib.sha256(content).hexdigest(), model, outputs)
+        return cls(original, source, graph_of(model), digest, model, outputs, annex)
 
     @property
     def inputs(self) -> Sequence[Tensor]:
@@ -103,16 +126,19 @@ class OnnxModel:
 
     def observe(self, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
         """See Model.observe."""
-        return observe(self._model, self.graph, batches, tensors)
+        return observe(self._model, self._annex, self.graph, batches, tensors)
 
     def regions(self, groups: Sequence[Group], shapes: Mapping[str, tuple[int, ...]]) -> Regions:
         """See Model.regions."""
-        content, inputs = regions(self._model, groups, shapes)
-        return Regions(OnnxModel.from_bytes(content), inputs)
+        model, inputs = regions(self._model, groups, shapes)
+        cut = written(attach(model, annex_of(self._model)), self._annex)
+        if cut.path is None:
+            return Regions(OnnxModel.from_bytes(cut.content, self._annex.limit), inputs)
+        return Regions(OnnxModel._read(cut.path, None, self._annex), inputs)
 
     def original(self) -> Artifact:
-        """The model as it was given, external data included."""
-        return Artifact(self.content)
+        """The model as it was given, its weights where they were given."""
+        return self._original
 
     def knowing(self, codes: Codes) -> Self:
         """See Model.knowing."""
@@ -123,7 +149,9 @@ class OnnxModel:
         if factors == self._factors:
             return self
         plain = self._model if self._plain is None else self._plain
-        model = EqualiseChannels(self.graph, factors)(plain.clone()).model if factors else plain
+        model = (
+            EqualiseChannels(self.graph, factors)(attach(plain.clone(), annex_of(plain))).model if factors else plain
+        )
         return replace(self, _model=model, _plain=plain, _factors=dict(factors))
 
     def converted(self, plan: Plan) -> Artifact:
@@ -141,4 +169,7 @@ class OnnxModel:
         if not plan.low:
             return self.original()
         model = self.equalised(plan.equalised)._model
-        return Artifact(convert(model, self.graph, plan, self._outputs, self._codes))
+        return replace(
+            written(convert(model, self.graph, plan, self._codes), self._annex, self._outputs, checked=True),
+            reads=self._original.reads,
+        )

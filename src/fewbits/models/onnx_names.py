@@ -1,4 +1,4 @@
-"""New values in an onnx-ir model, with names that nothing else has."""
+"""New values in an onnx-ir model, with names that nothing else has; large ones go where the model keeps its weights."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from fewbits.data.batches import Array
+from fewbits.models.onnx_annex import SMALL, annex_of
+from fewbits.models.onnx_pieces import array
 
 
 class Names:
@@ -15,6 +17,7 @@ class Names:
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
+        self._annex = annex_of(model)
         self._values: set[str] = set()
         self._nodes: set[str] = set()
         self._counts: dict[str, int] = {}
@@ -24,11 +27,13 @@ class Names:
                 self._nodes.add(node.name or "")
                 self._values.update(value.name for value in node.outputs if value.name)
 
-    def constant(self, wanted: str, array: Array) -> ir.Value:
-        """A new initialiser that holds `array`; its name is `wanted` or close to it."""
+    def constant(self, wanted: str, values: Array) -> ir.Value:
+        """A new initialiser that holds `values`; its name is `wanted` or close to it."""
         name = self._fresh(wanted, self._values)
-        tensor = ir.tensor(np.asarray(array, order="C"), name=name)
-        value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        tensor: ir.TensorProtocol = ir.tensor(np.asarray(values, order="C"), name=name)
+        if self._annex is not None and tensor.nbytes > SMALL:
+            tensor = self._annex.add(tensor)
+        value = ir.Value(name=name, shape=ir.Shape(values.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self._model.graph.register_initializer(value)
         return value
 
@@ -70,7 +75,7 @@ def array_of(value: ir.Value | None) -> Array:
     """The constant that `value` is. Raises ValueError if it is none."""
     if value is None or value.const_value is None:
         raise ValueError(f"{'nothing' if value is None else value.name} is not a constant")
-    return value.const_value.numpy()
+    return array(value.const_value)
 
 
 def take_over(old: ir.Value, new: ir.Value) -> None:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx import defs, version_converter
 
 from fewbits.errors import ModelError, PlanError
+from fewbits.models.onnx_annex import annex_of, attach
 from fewbits.models.onnx_weightless import without_weights
 
 _OPSET: Final = 22
@@ -39,7 +40,7 @@ def upgraded(model: ir.Model, opset: int) -> ir.Model:
             value.const_value = weights[str(value.name)].const_value
             made.graph.register_initializer(value)
     made.graph.inputs[:] = [value for value in made.graph.inputs if value.name in given]
-    return made
+    return attach(made, annex_of(model))
 
 
 def raised(model: ir.Model) -> ir.Model:

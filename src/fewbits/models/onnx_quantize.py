@@ -22,7 +22,7 @@ from fewbits.grouping import Group
 from fewbits.models.onnx_absorb import absorbed, absorbed_ranges
 from fewbits.models.onnx_names import Names, insert_after
 from fewbits.models.onnx_weights import WeightWriter, output_axis
-from fewbits.placement import Placement
+from fewbits.placement import Placement, formats
 
 _Pairs = Mapping[tuple[str, IntFormat], ir.Value]
 
@@ -63,6 +63,8 @@ class InsertQuantizers(ir.passes.InPlacePass):
             if group.weight and isinstance(scheme.weight, ScaledFormat) and scheme.activation is not None:
                 activation = affine_of(group.operands[0], integer(scheme.activation), ranges)
                 weights.quantize(nodes[name], scheme.weight, output_axis(nodes[name]), float(activation.scale))
+            elif group.constant:
+                weights.quantize_operand(nodes[name], *_constant(nodes[name], group, scheme))
         wanted = [*self._placement.writes.items(), *((name, f) for (_, name), f in self._placement.reads.items())]
         affines = {(name, format): affine_of(name, format, ranges) for name, format in wanted}
         pairs = {
@@ -85,6 +87,13 @@ class InsertQuantizers(ir.passes.InPlacePass):
             for use in list(values[tensor].uses()):
                 if use.node is not _quantizer(coded):
                     use.node.replace_input_with(use.idx, coded)
+
+
+def _constant(node: ir.Node, group: Group, scheme: Scheme) -> tuple[int, IntFormat]:
+    """Which operand of `node` is the constant of `group`, and what it becomes."""
+    places = (place for place, value in enumerate(node.inputs) if value is not None and value.name == group.constant)
+    position = next(places)
+    return position, formats(scheme)[position]
 
 
 def _quantizer(coded: ir.Value) -> ir.Node:

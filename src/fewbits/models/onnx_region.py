@@ -7,19 +7,22 @@ sides and is not folded into anything.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import onnx_ir as ir
 
 from fewbits.graph import Kind
 from fewbits.grouping import Group
+from fewbits.models.onnx_annex import external
+from fewbits.models.onnx_pieces import array
 
 _IR_VERSION = 10
 
 
 def regions(
     model: ir.Model, groups: Sequence[Group], shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[bytes, dict[str, str]]:
-    """The bytes of a model with `groups` next to each other, and its inputs: name → operand.
+) -> tuple[ir.Model, dict[str, str]]:
+    """A model with `groups` next to each other, and its inputs: name → operand.
 
     `shapes` gives the shape of each operand in one call. Nodes keep their names. Constants are shared with `model`
     until they are written.
@@ -73,8 +76,7 @@ def regions(
         opset_imports=dict(model.graph.opset_imports),
         name="regions",
     )
-    proto = ir.to_proto(ir.Model(graph, ir_version=max(model.ir_version or 0, _IR_VERSION)))
-    return proto.SerializeToString(), given
+    return ir.Model(graph, ir_version=max(model.ir_version or 0, _IR_VERSION)), given
 
 
 def _read(value: ir.Value | None, made: Mapping[str, ir.Value], constants: dict[str, ir.Value]) -> ir.Value | None:
@@ -85,6 +87,12 @@ def _read(value: ir.Value | None, made: Mapping[str, ir.Value], constants: dict[
         return made[name]
     if name not in constants:
         assert value.const_value is not None, f"{name} is neither an operand nor a constant"
-        tensor = ir.tensor(value.const_value.numpy(), name=name)
+        tensor = _named(value.const_value, name)
         constants[name] = ir.Value(name=name, shape=value.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     return constants[name]
+
+
+def _named(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    if isinstance(tensor, ir.ExternalTensor):
+        return external(Path(tensor.path), tensor.offset or 0, tensor.nbytes, tensor, name)
+    return ir.tensor(array(tensor), name=name)

@@ -22,6 +22,8 @@ from fewbits.models.onnx_blocks import blocks_of, decode, replace, write_blocks,
 from fewbits.models.onnx_names import Names, array_of
 from fewbits.models.onnx_weights import weight_affine, weight_codes
 
+_MIDDLE = 128
+
 
 class StoreWeights(ir.passes.InPlacePass):
     """Rewrites the MatMul nodes that `schemes` names, whose schemes are weight-only or dynamic.
@@ -54,7 +56,7 @@ class StoreWeights(ir.passes.InPlacePass):
 
 
 def _channel_codes(node: ir.Node, weight: ScaledFormat) -> tuple[NDArray[np.int8], Affine]:
-    values = array_of(node.inputs[1]).astype(np.float32)
+    values = array_of(node.inputs[1]).astype(np.float32, copy=False)
     affine = weight_affine(values, weight, 1, None, 1.0)
     return weight_codes(values, affine).astype(np.int8), affine
 
@@ -72,22 +74,23 @@ def _write_decoded(model: ir.Model, names: Names, node: ir.Node, weight: ScaledF
 
 
 def _write_dynamic(model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat) -> None:
-    codes, affine = _channel_codes(node, weight)
-    source, name = node.inputs[0], str(node.name)
+    constant_first = node.inputs[0] is not None and node.inputs[0].const_value is not None
+    values = array_of(node.inputs[0 if constant_first else 1]).astype(np.float32, copy=False)
+    affine = weight_affine(values, weight, 1, None, 1.0)
+    codes, zero = weight_codes(values, affine).astype(np.int8), affine.zero_point.astype(np.int8)
+    if constant_first:
+        # Kernels want unsigned codes first.
+        codes, zero = (codes.astype(np.int16) + _MIDDLE).astype(np.uint8), (zero + np.int16(_MIDDLE)).astype(np.uint8)
+    source, name = node.inputs[1 if constant_first else 0], str(node.name)
     assert source is not None
     coder = ir.node("DynamicQuantizeLinear", [source], name=f"{name}.quantize", num_outputs=3)
     for value, part in zip(coder.outputs, ("codes", "scale", "zero_point"), strict=True):
         value.name = f"{name}.activation.{part}"
+    stored = [names.constant(f"{name}.weight.codes", codes), names.constant(f"{name}.weight.zero_point", zero)]
+    found = [coder.outputs[0], coder.outputs[2]]
+    pairs = zip(stored, found, strict=True) if constant_first else zip(found, stored, strict=True)
     product = names.node(
-        "MatMulInteger",
-        [
-            coder.outputs[0],
-            names.constant(f"{name}.weight.codes", codes),
-            coder.outputs[2],
-            names.constant(f"{name}.weight.zero_point", affine.zero_point.astype(np.int8)),
-        ],
-        f"{name}.sums",
-        f"{name}.integer",
+        "MatMulInteger", [value for pair in pairs for value in pair], f"{name}.sums", f"{name}.integer"
     )
     wide = names.node("Cast", [product.outputs[0]], f"{name}.float", f"{name}.to_float", {"to": int(ir.DataType.FLOAT)})
     weight_scale = names.constant(f"{name}.weight.scale", affine.scale)

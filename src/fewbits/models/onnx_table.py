@@ -36,7 +36,7 @@ class CodeTables(ir.passes.InPlacePass):
 
 
 def _rewrite(model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat) -> None:
-    table = array_of(node.inputs[0]).astype(np.float32)
+    table = array_of(node.inputs[0]).astype(np.float32, copy=False)
     affine = weight_affine(table, weight, 0, None, 1.0)
     codes, scales = weight_codes(table, affine).astype(np.int8), affine.scale[:, None]
     name, rows = str(node.name), node.inputs[1]

@@ -17,7 +17,8 @@ from fewbits.data.batches import Array
 from fewbits.data.weights import FileWeights
 from fewbits.errors import DataError, ModelError
 from fewbits.graph import Tensor
-from fewbits.models.onnx_read import check_external, parse
+from fewbits.models.onnx_outside import check_external
+from fewbits.models.onnx_read import parse
 
 
 def open_tensors(path: Path) -> FileWeights:
@@ -44,7 +45,7 @@ def open_tensors(path: Path) -> FileWeights:
             # The original would keep the values that are loaded into it.
             one = onnx.TensorProto.FromString(one.SerializeToString())
         try:
-            return numpy_helper.to_array(one, str(path.parent))
+            return numpy_helper.to_array(one, str(path.resolve().parent))
         except (ValueError, OSError, onnx.checker.ValidationError) as error:
             raise DataError(f"{path}: the tensor {name!r} is damaged ({error}); export the model again") from error
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fewbits.data.batches import Array
 from fewbits.formats.granularity import Channel, Tensor
-from fewbits.formats.numerics.affine import Affine, symmetric
+from fewbits.formats.integer import IntFormat
+from fewbits.formats.numerics.affine import Affine, of_range, symmetric
 from fewbits.formats.quantize import quantize
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import integer
@@ -20,6 +21,8 @@ from fewbits.models.onnx_names import Names, array_of
 
 _BIAS_LIMIT = 2.0**30
 """Half of what int32 holds: the other half is for the sum of products that the bias is added to."""
+_PART = 1 << 22
+"""Elements that are rounded at a time."""
 _Key = tuple[ir.Value, str, bytes]
 
 
@@ -35,7 +38,7 @@ class WeightWriter:
         """Quantise the weight of `node`, whose output channels are `axis`, and its bias if it has one."""
         source, bias_source = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
         assert source is not None
-        values = array_of(source).astype(np.float32)
+        values = array_of(source).astype(np.float32, copy=False)
         bias = None
         if bias_source is not None:
             given = array_of(bias_source).astype(np.float32).reshape(-1)
@@ -51,6 +54,16 @@ class WeightWriter:
             wide = Affine(affine.format, scale, np.zeros(bias.shape, np.int32), axis=0)
             node.replace_input_with(2, self._decoded(node, "bias", bias_source, bias, wide, np.dtype(np.int32)))
 
+    def quantize_operand(self, node: ir.Node, position: int, format: IntFormat) -> None:
+        """Quantise the constant operand of `node` at `position`, which is no weight, with one scale, as activations of
+        this format have."""
+        source = node.inputs[position]
+        assert source is not None
+        values = array_of(source).astype(np.float32)
+        affine = of_range(float(values.min(initial=0)), float(values.max(initial=0)), format)
+        dtype = np.dtype(np.int8 if format.signed else np.uint8)
+        node.replace_input_with(position, self._decoded(node, "constant", source, values, affine, dtype))
+
     def _decoded(
         self,
         node: ir.Node,
@@ -58,9 +71,9 @@ class WeightWriter:
         source: ir.Value,
         values: NDArray[np.float32],
         affine: Affine,
-        dtype: np.dtype[np.signedinteger],
+        dtype: np.dtype[np.integer],
     ) -> ir.Value:
-        key = (source, what, affine.scale.tobytes())
+        key = (source, f"{what} {dtype}", affine.scale.tobytes())
         if key not in self._stored:
             codes = bias_codes(values, affine.scale) if what == "bias" else weight_codes(values, affine)
             self._stored[key] = (
@@ -80,10 +93,27 @@ class WeightWriter:
 
 
 def weight_codes(weight: Array, affine: Affine) -> Array:
-    """Codes of `weight` with symmetric scales, for the whole of it or along one axis."""
+    """Codes of `weight` with symmetric scales, for the whole of it or along one axis; or with one scale and a zero
+    point."""
+    step = max(1, _PART // max(1, weight[:1].size)) if weight.ndim else 1
+    if weight.ndim and len(weight) > step:
+        # Rounding takes several times the memory of what it rounds; element by element, parts give the same.
+        starts = range(0, len(weight), step)
+        return np.concatenate([weight_codes(weight[s : s + step], _rows(affine, s, s + step)) for s in starts])
     sharing = Tensor() if affine.axis is None else Channel(affine.axis)
-    scale = affine.scale.reshape([-1 if place == affine.axis else 1 for place in range(weight.ndim)])
-    return quantize(weight, ScaledFormat(affine.format, sharing), scale=scale).codes
+    shape = [-1 if place == affine.axis else 1 for place in range(weight.ndim)]
+    # Without a zero point of its own, an unsigned format has it in the middle.
+    shifted = not affine.format.signed
+    format = ScaledFormat(affine.format, sharing, asymmetric=shifted)
+    zero = affine.zero_point.reshape(shape) if shifted else 0
+    return quantize(weight, format, scale=affine.scale.reshape(shape), zero_point=zero).codes
+
+
+def _rows(affine: Affine, start: int, stop: int) -> Affine:
+    """`affine` for the entries `start` to `stop` of the first axis."""
+    if affine.axis != 0:
+        return affine
+    return Affine(affine.format, affine.scale[start:stop], affine.zero_point[start:stop], 0)
 
 
 def decoded_weight(weight: NDArray[np.float32], operand: ScaledFormat, axis: int) -> Array:
@@ -117,7 +147,8 @@ def weight_affine(
     """
     per_channel = operand.granularity != Tensor()
     others = tuple(i for i in range(weight.ndim) if i != axis or not per_channel)
-    absmax = np.abs(weight).max(axis=others, initial=0)
+    # Without a copy of the magnitudes, which would be as large as the weight.
+    absmax = np.maximum(weight.max(axis=others, initial=0), -weight.min(axis=others, initial=0))
     positive = absmax[absmax > 0]
     absmax = np.where(absmax > 0, absmax, positive.min() if positive.size else 1).astype(np.float32)
     affine = symmetric(absmax, integer(operand), axis if per_channel else None)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -16,14 +16,33 @@ from fewbits.plan import Plan
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a target opens: the bytes of an ONNX model that is complete in itself."""
+    """What a target opens: an ONNX model.
+
+    `content` is complete in itself where there is no `path`. Otherwise it is what the file at `path` holds, and
+    `outside` bytes of weights lie in files beside that one, under the names that `content` gives them; those files stay
+    at least as long as the artefact, which `keeps` them. `reads` are files of the user's that it goes on reading.
+    """
 
     content: bytes
+    path: Path | None = None
+    outside: int = 0
+    reads: tuple[Path, ...] = ()
+    keeps: object = field(default=None, repr=False, compare=False)
 
     @property
     def size(self) -> int:
         """Bytes on disk."""
-        return len(self.content)
+        return len(self.content) + self.outside
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An artefact as it is saved: the `content` of the model's file, and the `outside` bytes of weights of the file
+    beside it, as `weights` gives them little by little; there is no such file where `outside` is 0."""
+
+    content: bytes
+    outside: int = 0
+    weights: Callable[[], Iterator[bytes]] = lambda: iter(())
 
 
 @dataclass(frozen=True)
@@ -52,7 +71,7 @@ class Model(Protocol):
 
     @property
     def sha256(self) -> str:
-        """Hash of the model's bytes, weights included."""
+        """Hash of the model's bytes, weights included, wherever these lie."""
 
     @property
     def device(self) -> str:

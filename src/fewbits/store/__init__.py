@@ -6,7 +6,8 @@ A run is a directory:
 ``settings.json``  what the run was started with; ``--resume`` compares it
 ``trials.jsonl``   the journal: one line per finished step, flushed as it ends
 ``plan.json``      the plan that won
-``model.onnx``     the model to serve
+``model.onnx``     the model to serve, with ``model.onnx.data`` where its
+                   weights are not in one piece with it
 ``model.xml``      the same for OpenVINO, with ``model.bin``, where it serves
 ``best.onnx``      the closest model, where the budget could not be reached,
                    with its plan in ``best_plan.json``
@@ -15,8 +16,18 @@ A run is a directory:
 =================  ============================================================
 """
 
-from fewbits.files import write_file
+from fewbits.files import Content, write_file, write_files
 from fewbits.store.journal import Journal
 from fewbits.store.run import Run, RunFile, Settings, finished_steps, read_record
 
-__all__ = ["Journal", "Run", "RunFile", "Settings", "finished_steps", "read_record", "write_file"]
+__all__ = [
+    "Content",
+    "Journal",
+    "Run",
+    "RunFile",
+    "Settings",
+    "finished_steps",
+    "read_record",
+    "write_file",
+    "write_files",
+]

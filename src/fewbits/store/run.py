@@ -15,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fewbits.codes import FILE
 from fewbits.errors import RunError, StorageError
-from fewbits.files import is_leftover, write_file
+from fewbits.files import Content, is_leftover, write_file
 from fewbits.record import RunRecord
 from fewbits.store.journal import FileLines, Journal, MemoryLines, read_lines
 from fewbits.store.lock import lock
@@ -33,9 +33,11 @@ class RunFile(StrEnum):
     PLAN = "plan.json"
     CODES = FILE
     MODEL = "model.onnx"
+    MODEL_DATA = "model.onnx.data"
     IR = "model.xml"
     IR_WEIGHTS = "model.bin"
     BEST = "best.onnx"
+    BEST_DATA = "best.onnx.data"
     BEST_PLAN = "best_plan.json"
     REPORT = "report.txt"
     RECORD = "run.json"
@@ -44,7 +46,7 @@ class RunFile(StrEnum):
 class Folder(Protocol):
     """Where a run's files go."""
 
-    def write(self, file: RunFile, content: bytes) -> None:
+    def write(self, file: RunFile, content: Content) -> None:
         """Write all of `content`, or raise StorageError and leave what was there."""
 
     def remove(self, file: RunFile) -> None:
@@ -57,7 +59,7 @@ class Folder(Protocol):
 class NoFolder:
     """Writes nothing."""
 
-    def write(self, file: RunFile, content: bytes) -> None:
+    def write(self, file: RunFile, content: Content) -> None:
         """See Folder."""
 
     def remove(self, file: RunFile) -> None:
@@ -74,7 +76,7 @@ class DiskFolder:
         self._path = path
         self._journal = journal
 
-    def write(self, file: RunFile, content: bytes) -> None:
+    def write(self, file: RunFile, content: Content) -> None:
         """See Folder."""
         write_file(self._path / file, content, _ADVICE)
 
@@ -150,7 +152,7 @@ class Run:
         lines = FileLines(path / RunFile.TRIALS, journal.fileno())
         return cls(path, Journal(lines, steps), DiskFolder(path, journal), resumed=bool(steps))
 
-    def write(self, file: RunFile, content: bytes | str) -> None:
+    def write(self, file: RunFile, content: Content | str) -> None:
         """Write `file` whole or not at all. Raises StorageError."""
         self.folder.write(file, content.encode() if isinstance(content, str) else content)
 

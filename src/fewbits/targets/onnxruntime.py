@@ -22,6 +22,7 @@ from fewbits.formats.scheme import (
     INT4_SHIFTED_BLOCKS,
     INT8_BLOCKS,
     INT8_DYNAMIC,
+    INT8_DYNAMIC_PAIR,
     INT8_SMOOTHED,
 )
 from fewbits.graph import Graph, Kind
@@ -37,6 +38,7 @@ from fewbits.targets.protocol import Executed, Session
 
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
+_WEIGHTS_APART = "session.optimized_model_external_initializers_file_name"
 _SCHEMES = (BF16, FP16, INT8_DYNAMIC, INT8_BLOCKS, INT4_BLOCKS, INT4_SHIFTED_BLOCKS, INT4_LONG_BLOCKS)
 _LOAD_ERRORS = (
     states.Fail,
@@ -101,7 +103,8 @@ class OnnxRuntime:
     def menu(self, graph: Graph, group: Group) -> Menu:
         """What can be asked for `group` here."""
         smoothed = (INT8_SMOOTHED,) if group.weight and group.kind in (Kind.MATMUL, Kind.GEMM) else ()
-        return menu(graph, group, (*smoothed, *_SCHEMES))
+        dynamic = (INT8_DYNAMIC_PAIR,) if group.constant else ()
+        return menu(graph, group, (*smoothed, *_SCHEMES, *dynamic))
 
     def open(self, artifact: Artifact) -> Session:
         """Load `artifact`. Raises ModelError with the runtime's own words."""
@@ -111,7 +114,7 @@ class OnnxRuntime:
             return self._opened(artifact, self._options())
         return SessionPool([self._opened(artifact, self._options()) for _ in range(self.streams)])
 
-    def files(self, artifact: Artifact) -> Mapping[str, bytes]:
+    def files(self, artifact: Artifact, folder: Path) -> Mapping[str, Path]:
         """None: ONNX is its own form."""
         return {}
 
@@ -120,6 +123,8 @@ class OnnxRuntime:
         with TemporaryDirectory(prefix="fewbits-") as folder:
             options = self._options()
             options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+            # In one piece, a large model could not be written.
+            options.add_session_config_entry(_WEIGHTS_APART, "optimised.data")
             options.enable_profiling = True
             # A model that does not load is no news here, and the profile that was not written even less.
             options.log_severity_level = _FATAL_ONLY
@@ -138,7 +143,9 @@ class OnnxRuntime:
 
     def _opened(self, artifact: Artifact, options: ort.SessionOptions) -> OnnxRuntimeSession:
         try:
-            session = ort.InferenceSession(artifact.content, options, providers=["CPUExecutionProvider"])
+            # From its path, weights beside it are found, and mapped instead of copied.
+            source = artifact.content if artifact.path is None else str(artifact.path)
+            session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except _LOAD_ERRORS as error:
             raise ModelError(f"ONNX Runtime {ort.__version__} does not load the model: {error}") from error
         return OnnxRuntimeSession(session, tuple(output.name for output in session.get_outputs()))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Final, Self
 
@@ -118,16 +117,15 @@ class OpenVino:
         unread = _unread(compiled, artifact)
         return SessionPool([session_of(compiled, unread) for _ in range(self.streams)])
 
-    def files(self, artifact: Artifact) -> Mapping[str, bytes]:
+    def files(self, artifact: Artifact, folder: Path) -> Mapping[str, Path]:
         """OpenVINO's intermediate representation: ``.xml`` and ``.bin``. Raises ModelError."""
-        with TemporaryDirectory(prefix="fewbits-") as folder:
-            path = Path(folder) / "model.xml"
-            try:
-                # Not compressed: the plan says which weights are small.
-                ov.save_model(ov.Core().read_model(artifact.content, b""), path, compress_to_fp16=False)
-            except RuntimeError as error:
-                raise ModelError(f"OpenVINO {ov.__version__} does not load the model: {_reason(error)}") from error
-            return {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin")}
+        path = folder / "model.xml"
+        try:
+            # Not compressed: the plan says which weights are small.
+            ov.save_model(_read(ov.Core(), artifact), path, compress_to_fp16=False)
+        except RuntimeError as error:
+            raise ModelError(f"OpenVINO {ov.__version__} does not load the model: {_reason(error)}") from error
+        return {suffix: path.with_suffix(suffix) for suffix in (".xml", ".bin")}
 
     def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
         """See Target.executed: the runtime model gives the nodes, the performance counters their times."""
@@ -142,9 +140,14 @@ class OpenVino:
     def _compiled(self, artifact: Artifact, hints: Mapping[str, str | int]) -> ov.CompiledModel:
         core = ov.Core()
         try:
-            return core.compile_model(core.read_model(artifact.content, b""), "CPU", dict(hints))
+            return core.compile_model(_read(core, artifact), "CPU", dict(hints))
         except RuntimeError as error:
             raise ModelError(f"OpenVINO {ov.__version__} does not load the model: {_reason(error)}") from error
+
+
+def _read(core: ov.Core, artifact: Artifact) -> ov.Model:
+    """`artifact` from its path, where weights lie beside it. Raises RuntimeError."""
+    return core.read_model(artifact.content, b"") if artifact.path is None else core.read_model(artifact.path)
 
 
 def _hints(threads: int, streams: int) -> dict[str, str | int]:

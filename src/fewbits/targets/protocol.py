@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -79,8 +80,8 @@ class Target(Protocol):
     def open(self, artifact: Artifact) -> Session:
         """Load `artifact`. Raises ModelError if the runtime refuses it."""
 
-    def files(self, artifact: Artifact) -> Mapping[str, bytes]:
-        """`artifact` in the runtime's own form, by file suffix; empty if that is ONNX."""
+    def files(self, artifact: Artifact, folder: Path) -> Mapping[str, Path]:
+        """`artifact` in the runtime's own form, as files in `folder`, by their suffixes; none if that is ONNX."""
 
     def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
         """Every node that ran: kernel, precision, and usual seconds over `calls` profiled calls, one at a time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from types import TracebackType
 from typing import Self
@@ -152,7 +153,7 @@ class Torch:
         call = torch.compile(graph, dynamic=False) if self.compiled else graph
         return TorchSession(module, names, module.names, self.device, self.threads, call)
 
-    def files(self, artifact: Artifact) -> Mapping[str, bytes]:
+    def files(self, artifact: Artifact, folder: Path) -> Mapping[str, Path]:
         """None: a stored module is its own form."""
         return {}
 

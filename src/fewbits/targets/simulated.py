@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from fewbits.costs.model import CostModel
@@ -77,7 +78,7 @@ class Simulated:
         """Load `artifact` for emulation. Raises ModelError."""
         return self.runtime.open(artifact)
 
-    def files(self, artifact: Artifact) -> Mapping[str, bytes]:
+    def files(self, artifact: Artifact, folder: Path) -> Mapping[str, Path]:
         """None: the emulation is ONNX."""
         return {}
 

@@ -98,9 +98,9 @@ def read_inputs(path: Path, names: list[str]) -> Arrays:
 
 
 def read_model(path: Path) -> Artifact:
-    """The bytes of the model file. Raises ModelError."""
+    """The model in the file at `path`, with whatever lies beside it. Raises ModelError."""
     try:
-        return Artifact(path.read_bytes())
+        return Artifact(path.read_bytes(), path)
     except OSError as error:
         raise ModelError(f"cannot read the model {path}: {error.strerror}") from error
 

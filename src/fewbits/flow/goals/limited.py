@@ -29,7 +29,7 @@ def original_figures(job: Job, floats: Floats) -> Figures:
         return Figures.of(comparison.latencies[floats.fastest], original.size)
 
     def timed() -> Latency:
-        file = job.candidate_file(ORIGINAL, original.content)
+        file = job.candidate_file(ORIGINAL, original)
         candidate = job.candidate(ORIGINAL, file, floats.fastest)
         return compare([candidate], job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress).latencies[ORIGINAL]
 
@@ -40,7 +40,7 @@ def quick_seconds(job: Job, plan: Plan) -> float:
     """Seconds per call of the model under `plan`, at a quick look."""
 
     def timed() -> float:
-        file = job.candidate_file("plan", job.conversions.of(plan).content)
+        file = job.candidate_file("plan", job.conversions.of(plan))
         return quick(job, [job.candidate("plan", file, plan.target)]).latencies["plan"].median
 
     return job.journal.step("limits", plan_key(plan), float, timed)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fewbits.flow.calibrate import calibrate_for, choose
 from fewbits.flow.job import Job, Ranges, Wish
 from fewbits.flow.site import Site
-from fewbits.formats.integer import IntFormat
 from fewbits.formats.scheme import Scheme, integers
+from fewbits.graph import Graph
 from fewbits.grouping import Group
-from fewbits.placement import formats
+from fewbits.placement import formats, operand_formats
 from fewbits.plan import Plan
 
 
 @dataclass(frozen=True)
 class WidthRanges:
-    """Bits → ranges of what `groups` (by name) read; `text` says by which methods they were found."""
+    """Bits → ranges of what `groups` (by name) of `graph` read; `text` says by which methods they were found."""
 
+    graph: Graph
     groups: Mapping[str, Group]
     by_bits: Mapping[int, Ranges]
     text: str
@@ -27,7 +28,7 @@ class WidthRanges:
         """The ranges for groups in `schemes`; what is read in several widths has the range of the widest."""
         widest: dict[str, int] = {}
         for name, scheme in schemes.items():
-            for tensor, format in _reads(self.groups[name], scheme) if scheme.is_static else ():
+            for tensor, format in operand_formats(self.graph, self.groups[name], scheme) if scheme.is_static else ():
                 widest[tensor] = max(widest.get(tensor, 0), format.bits)
         return {tensor: self.by_bits[bits][tensor] for tensor, bits in widest.items()}
 
@@ -38,7 +39,10 @@ def calibrate_widths(job: Job, site: Site) -> WidthRanges:
     groups = {group.name: group for group in job.groups}
     free = sorted(site.space.free)
     offered = [(name, scheme) for name in free for scheme in site.space.schemes[name] if scheme.is_static]
-    wanted = sorted({format.bits for name, one in offered for _, format in _reads(groups[name], one)}, reverse=True)
+    wanted = sorted(
+        {format.bits for name, one in offered for _, format in operand_formats(job.graph, groups[name], one)},
+        reverse=True,
+    )
     weights = max(formats(scheme)[1].bits for _, scheme in offered)
     found: dict[int, Ranges] = {}
     methods: dict[int, str] = {}
@@ -57,11 +61,4 @@ def calibrate_widths(job: Job, site: Site) -> WidthRanges:
         found[bits] = ranges[methods[bits]]
     same = len(set(methods.values())) == 1
     text = methods[wanted[0]] if same else ", ".join(f"{bits} bits: {name}" for bits, name in methods.items())
-    return WidthRanges(groups, found, text)
-
-
-def _reads(group: Group, scheme: Scheme) -> Iterator[tuple[str, IntFormat]]:
-    """The activations that `group` reads, and what they become in `scheme`."""
-    first, second = formats(scheme)
-    for position, tensor in enumerate(group.operands):
-        yield tensor, second if position == 1 and not group.weight else first
+    return WidthRanges(job.graph, groups, found, text)

@@ -19,7 +19,7 @@ from fewbits.evaluation import Direction
 from fewbits.flow.mixed.fitted import Fitted, MixedReport
 from fewbits.flow.mixed.harm import harms
 from fewbits.flow.mixed.ranges import beyond
-from fewbits.flow.scratch import scratch_folder, write_scratch
+from fewbits.flow.scratch import scratch_file, scratch_folder
 from fewbits.flow.sessions import call_inputs
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.grouping import group
@@ -223,7 +223,7 @@ def _speedup(mixing: Mixing, target: Target, original: Artifact, artifact: Artif
     with scratch_folder() as folder:
         files: Mapping[str, Artifact] = {"original": original, "converted": artifact}
         candidates = [
-            Candidate(name, write_scratch(folder / name, one.content), target.name, target.threads)
+            Candidate(name, scratch_file(folder / name, one), target.name, target.threads)
             for name, one in files.items()
         ]
         found = compare(candidates, inputs, rounds=_ROUNDS, looks=1, progress=mixing.progress)

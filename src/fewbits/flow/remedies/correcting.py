@@ -15,7 +15,7 @@ from fewbits.flow.observing import observed
 from fewbits.flow.remedies.smooth import with_smoothed
 from fewbits.flow.remedies.tried import Remedy, added
 from fewbits.graph import Kind
-from fewbits.grouping import LAYERS
+from fewbits.grouping import LAYERS, channels_last
 from fewbits.means import text
 from fewbits.plan import Plan, smoothed
 from fewbits.refine.channel_mean import ChannelMean
@@ -46,7 +46,7 @@ def _means(job: Job) -> dict[str, str]:
     axes = {
         group.operands[0]: 1 if group.kind is Kind.CONV else -1
         for group in job.groups
-        if group.weight and group.kind in LAYERS and group.operands
+        if group.weight and group.kind in LAYERS and group.operands and channels_last(job.graph, group)
         if job.may_have_codes(group)
     }
     axes |= {smoothed(tensor): -1 for tensor in job.smoothing if tensor in axes}

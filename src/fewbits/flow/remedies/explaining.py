@@ -18,7 +18,7 @@ from fewbits.formats.granularity import Channel
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme, integer
 from fewbits.graph import Graph, Kind
-from fewbits.grouping import CARRIERS, Group
+from fewbits.grouping import CARRIERS, Group, has_constant_first
 from fewbits.plan import Plan, smoothed
 from fewbits.record import Explanation, RemedyRow
 from fewbits.refine.diagnosis import Cause, Diagnosis, diagnose
@@ -91,10 +91,12 @@ def _observed(job: Job, suspects: Sequence[_Suspect]) -> Arrays:
 
 
 def _seen(job: Job, plan: Plan, one: _Suspect, values: Arrays) -> Diagnosis | None:
-    """``None`` for what has no range, or is no product of matrices."""
+    """``None`` for what has no range, is no product of matrices, or has a constant first, whose range is its own."""
     group, scheme = one.group, one.scheme
     weight_format = scheme.weight
     if group.kind is Kind.CONV_TRANSPOSE or not isinstance(weight_format, ScaledFormat):
+        return None
+    if has_constant_first(job.graph, group):
         return None
     if not group.is_product:
         return _worst_operand(plan, one, values, weight_format)

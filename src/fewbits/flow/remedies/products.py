@@ -10,7 +10,7 @@ import numpy as np
 
 from fewbits.data.batches import Array, Arrays
 from fewbits.graph import Kind, Node
-from fewbits.grouping import Group
+from fewbits.grouping import Group, channels_last
 from fewbits.models.protocol import Model
 from fewbits.refine.layer import as_matrices, linear_inputs, patches
 
@@ -40,9 +40,13 @@ class Product:
 
 def as_product(model: Model, group: Group, values: Arrays) -> Product:
     """The product `group`, no transposed convolution; `values` has its operands."""
-    node, first = model.graph.node[group.name], values[group.operands[0]]
+    node = model.graph.node[group.name]
     if not group.weight:
-        return _of_two(first, values[group.operands[-1]])
+        first, second = (model.weight(name) if name == group.constant else values[name] for name in node.inputs[:2])
+        return _of_two(first, second)
+    first = values[group.operands[0]]
+    if not channels_last(model.graph, group):
+        first = first.T
     weight = model.weight(group.weight)
     if group.kind is not Kind.CONV:
         rows = weight if node.attributes.get("transB", 0) else np.moveaxis(weight, -1, 0)

@@ -24,7 +24,7 @@ def sampled_rows(job: Job, tensors: Sequence[str], samples: int, rows: int) -> I
     data = split.take(range(min(samples, split.samples)))
     fixed = batch_size(job.model.inputs, 0)
     share = max(1, rows // ceil(max(data.samples, 1) / (fixed or _BATCH)))
-    for seen in job.model.observe(padded(job, data, fixed or _BATCH), tensors):
+    for seen in job.observe(padded(job, data, fixed or _BATCH), tensors):
         found = {}
         for tensor in tensors:
             flat = seen[tensor].reshape(-1, seen[tensor].shape[-1])
