@@ -19,6 +19,8 @@ class Kind(StrEnum):
     MATMUL = "matmul"
     GEMM = "gemm"
     LSTM = "lstm"
+    GRU = "gru"
+    RNN = "rnn"
     GATHER = "gather"
     BATCH_NORM = "batch_norm"
     ADD = "add"

@@ -28,7 +28,7 @@ from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations, Shiel
 from fewbits.models.onnx_lower import MatMulToGemm
 from fewbits.models.onnx_opset import raised
 from fewbits.models.onnx_quantize import InsertQuantizers
-from fewbits.models.onnx_recurrent import CodeRecurrent
+from fewbits.models.onnx_recurrent import CodeRecurrent, StoreRecurrent
 from fewbits.models.onnx_smooth import SmoothOperands
 from fewbits.models.onnx_spread import SpreadCasts
 from fewbits.models.onnx_store import StoreWeights
@@ -95,7 +95,8 @@ def _coded(
         copy,
         StoreWeights(schemes, codes, blocks=form.blocks),
         CodeRecurrent(schemes),
-        CodeTables(schemes),
+        StoreRecurrent(schemes),
+        CodeTables(schemes, decoded=not form.blocks),
         CorrectBiases(groups, coded, ChainMap(dict(plan.means), means)),
         InsertQuantizers(groups, coded, placement, ChainMap(dict(plan.ranges), aliases)),
         CastOperands(groups, schemes),
