@@ -264,6 +264,37 @@ def _computed(copy: onnx.ModelProto) -> None:
     copy.graph.input.append(onnx.helper.make_tensor_value_info("factor", F, (1,)))
 
 
+@BOTH
+@SCHEMES
+def test_matrices_may_be_put_together_from_constants(scheme: Scheme, target: Target) -> None:
+    """As paddle2onnx does, which orders the gates anew; the parts are gone afterwards."""
+    plain, inputs = Layer("LSTM").proto(), Layer("LSTM").inputs()
+    whole = {one.name: numpy_helper.to_array(one) for one in plain.graph.initializer}
+
+    def change(copy: onnx.ModelProto) -> None:
+        kept = [one for one in copy.graph.initializer if one.name not in ("w", "r")]
+        del copy.graph.initializer[:]
+        copy.graph.initializer.extend(kept)
+        made = []
+        for name in ("w", "r"):
+            first, last = np.split(whole[name][0], [HIDDEN])
+            for part, array in (("first", first), ("last", last)):
+                copy.graph.initializer.append(numpy_helper.from_array(array.copy(), f"{name}_{part}"))
+            made += [
+                node("Concat", f"{name}_first {name}_last", f"{name}_flat", axis=0),
+                node("Unsqueeze", f"{name}_flat axis", name),
+            ]
+        copy.graph.initializer.append(numpy_helper.from_array(np.array([0]), "axis"))
+        nodes = [*made, *copy.graph.node]
+        del copy.graph.node[:]
+        copy.graph.node.extend(nodes)
+
+    artifact = stored_in(rewritten(plain, change), scheme, target)
+    assert artifact.size < 0.5 * plain.ByteSize()
+    wanted = run(with_decoded(plain, scheme), inputs, target)["y"]
+    assert np.allclose(run(artifact, inputs, target)["y"], wanted, atol=0 if target is TARGET else 1e-5)
+
+
 def test_a_layer_in_a_body_stays() -> None:
     inside = body("then", [node("GRU", "x w r", "k -", hidden_size=HIDDEN)], (), ("k", F, ()))
     other = body("else", [node("Identity", "zero", "k")], (), ("k", F, ()))
