@@ -53,6 +53,7 @@ def _recurrent(graph: Graph, group: Group, scheme: Scheme) -> str:
         )
     for place in MATRICES:
         reason = _rows(graph, anchor.inputs[place], scheme, _MATRIX_BITS)
+        reason = reason or _read_by_others(graph, anchor, anchor.inputs[place])
         if reason:
             return reason
     return ""
@@ -74,7 +75,9 @@ def _table(graph: Graph, group: Group, scheme: Scheme) -> str:
     shape = _shape(graph.tensors.get(group.operands[0]))
     if shape is None:
         return "the rank of its indices is not known"
-    return _rows(graph, group.weight, scheme, _TABLE_BITS)
+    return _rows(graph, group.weight, scheme, _TABLE_BITS) or _read_by_others(
+        graph, graph.node[group.name], group.weight
+    )
 
 
 def _rows(graph: Graph, name: str, scheme: Scheme, whole: Mapping[int, str]) -> str:
@@ -93,7 +96,25 @@ def _rows(graph: Graph, name: str, scheme: Scheme, whole: Mapping[int, str]) -> 
             return f"its rows of {shape[-1]} elements are no multiple of an even number that share a scale"
     elif sharing != Channel() or bits not in whole or (bits > _FEW_BITS and not stored.element.signed):
         return form
-    if len(graph.consumers[name]) > 1 or name in graph.pinned or name in graph.outputs:
+    return ""
+
+
+def _read_by_others(graph: Graph, anchor: Node, name: str) -> str:
+    """Why fewer bits of the constant `name` would only add to what is stored. A product that shares a table with a
+    look-up, as classifiers do, can be coded, too."""
+    source = graph.stored(name)
+    others = [
+        node
+        for node in graph.readers(source)
+        if node is not anchor
+        and not (
+            anchor.kind is Kind.GATHER
+            and node.kind in (Kind.MATMUL, Kind.GEMM)
+            and graph.stored(node.inputs[1]) == source
+            and not graph.is_constant(node.inputs[0])
+        )
+    ]
+    if others or not {name, source}.isdisjoint({*graph.pinned, *graph.outputs}):
         return f"its constant {name} is read by others, too, who would keep it in fp32"
     return ""
 

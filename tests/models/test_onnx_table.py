@@ -88,11 +88,6 @@ def test_what_is_refused() -> None:
         assert [scheme for scheme in found.schemes if not scheme.is_fp32] == [INT8_WEIGHT, INT4_ROWS]
         # Rows of 16 numbers have no blocks of 32.
         assert [each.scheme for each in found.refusals] == [INT4_ROW_BLOCKS]
-    # A classifier that shares the table with the embedding keeps it in floats.
-    turned = [node("Transpose", "table", "turned", perm=[1, 0]), node("MatMul", "h turned", "z")]
-    shared = lookup(TensorProto.INT64, *turned)
-    shared.graph.output.append(onnx.helper.make_tensor_value_info("z", F, (*WORDS, ROWS)))
-    assert "read by others" in refusal(shared, "makes_h", INT8_WEIGHT)
     for scheme in (BF16, INT8_BLOCKS):
         assert scheme not in {each.scheme for each in TARGET.menu(opened.graph, one).refusals}
 

@@ -51,3 +51,26 @@ def test_all_of_it_gets_small(timed: Timing, operator: str, gates: int, target: 
     chosen = {name: result.plan.scheme(name) for name in ("makes_rows", "makes_last")}
     assert all(scheme.is_weight_only for scheme in chosen.values())
     assert result.artifact.size < 0.33 * proto.ByteSize()
+
+
+def test_a_table_and_the_classifier_that_shares_it_get_small_together(timed: Timing) -> None:
+    """Either alone would only add to the file."""
+    rng = np.random.default_rng(0)
+    proto = model(
+        [
+            node("Gather", "table x", "rows"),
+            node("Relu", "rows", "h"),
+            node("Transpose", "table", "turned", perm=[1, 0]),
+            node("MatMul", "h turned", "y"),
+        ],
+        [("x", TensorProto.INT64, ("batch", "words"))],
+        [("y", F, ("batch", "words", WORDS))],
+        table=rng.standard_normal((WORDS, WIDTH)).astype(np.float32),
+    )
+    words = rng.integers(0, WORDS, (64, 7))
+    result = fewbits.tune(
+        proto, {"x": words}, evaluate="cosine", max_loss=0.01, objective="size", target="onnxruntime", threads=1
+    )
+    assert result.outcome == fewbits.Outcome.MET
+    assert result.plan.low == {"makes_rows", "makes_y"}
+    assert result.artifact.size < 0.6 * proto.ByteSize()
