@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Final
 
 from fewbits.formats.granularity import Channel
@@ -14,8 +14,8 @@ from fewbits.graph import Graph, Kind, Node, Tensor
 from fewbits.grouping import MATRICES, RECURRENT, Group
 
 _FEW_BITS: Final = 4
-_TABLE_BITS: Final = {8: "8 bits", 4: "4 bits"}
-_MATRIX_BITS: Final = {8: "8 bits"}
+_TABLE_BITS: Final = (8, 4)
+_MATRIX_BITS: Final = (8,)
 _LENGTHS: Final = 4
 """The place of the lengths of the sequences among what a recurrent layer reads."""
 _OF_DATA: Final = (0, 4, 5, 6)
@@ -75,19 +75,16 @@ def _table(graph: Graph, group: Group, scheme: Scheme) -> str:
     shape = _shape(graph.tensors.get(group.operands[0]))
     if shape is None:
         return "the rank of its indices is not known"
-    return _rows(graph, group.weight, scheme, _TABLE_BITS) or _read_by_others(
-        graph, graph.node[group.name], group.weight
-    )
+    reason = _rows(graph, group.weight, scheme, _TABLE_BITS)
+    return reason or _read_by_others(graph, graph.node[group.name], group.weight)
 
 
-def _rows(graph: Graph, name: str, scheme: Scheme, whole: Mapping[int, str]) -> str:
+def _rows(graph: Graph, name: str, scheme: Scheme, whole: Sequence[int]) -> str:
     """Why the constant `name` cannot be stored as codes with scales for its rows, or 4 bits with scales for blocks of
-    them; `whole` has the bits that rows with one scale may have, and how that is said."""
+    them; `whole`: the bits that rows with one scale may have."""
     stored, shape = scheme.weight if scheme.is_weight_only else None, _shape(graph.tensors.get(name)) or ()
-    form = (
-        f"it is stored in codes of {' or '.join(whole.values())} with a scale per row, or of 4 with one per block of "
-    )
-    form += "a row, only"
+    said = " or ".join(map(str, whole))
+    form = f"its rows are stored as they are, in {said} bits with one scale, or in 4 bits with one per block, only"
     if not isinstance(stored, ScaledFormat) or not isinstance(stored.element, IntFormat) or stored.scale != REAL:
         return form
     sharing, bits = stored.granularity, stored.element.bits

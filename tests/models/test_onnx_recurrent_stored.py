@@ -264,6 +264,24 @@ def _computed(copy: onnx.ModelProto) -> None:
     copy.graph.input.append(onnx.helper.make_tensor_value_info("factor", F, (1,)))
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Layer("LSTM", bias=False),
+        Layer("LSTM", "reverse", read="- h"),
+        Layer("LSTM", given="c0", read="y - c"),
+        Layer("LSTM", peepholes=True),
+        Layer("LSTM", attributes={"clip": 0.5}),
+        Layer("LSTM", attributes={"activations": ["Sigmoid", "Relu", "Tanh"]}),
+    ],
+    ids=["without bias", "backwards", "cell alone", "peepholes", "clipped", "relu"],
+)
+def test_ranges_at_every_call_go_with_all_that_an_lstm_has(layer: Layer) -> None:
+    proto, inputs = layer.proto(), layer.inputs()
+    got, wanted = run(stored_in(proto, INT8_DYNAMIC, TARGET), inputs), run(proto, inputs)
+    assert all(0 < np.abs(got[name] - wanted[name]).max() < 0.05 for name in wanted)
+
+
 @BOTH
 @SCHEMES
 def test_matrices_may_be_put_together_from_constants(scheme: Scheme, target: Target) -> None:
