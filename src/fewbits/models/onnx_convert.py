@@ -26,6 +26,7 @@ from fewbits.models.onnx_gemm import FoldGemmFactors, GemmToMatMul
 from fewbits.models.onnx_graph import graph_of
 from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations, ShieldBodies
 from fewbits.models.onnx_lower import MatMulToGemm
+from fewbits.models.onnx_maximum import LimitMaxima
 from fewbits.models.onnx_opset import raised
 from fewbits.models.onnx_quantize import InsertQuantizers
 from fewbits.models.onnx_recurrent import CodeRecurrent, StoreRecurrent
@@ -99,6 +100,7 @@ def _coded(
         CodeTables(schemes, decoded=not form.blocks),
         CorrectBiases(groups, coded, ChainMap(dict(plan.means), means)),
         InsertQuantizers(groups, coded, placement, ChainMap(dict(plan.ranges), aliases)),
+        *((LimitMaxima(),) if form.limits else ()),
         CastOperands(groups, schemes),
         *((SpreadCasts(_decided(lowered, groups.values()), _endless(lowered)),) if form.spreads else ()),
         CancelCasts(),
