@@ -120,7 +120,7 @@ class Segments(nn.Layer):
         first = self.first(x)
         second = self.second(first)
         up = paddle.concat([self.up(self.third(second)), second], axis=1)
-        up = nn.functional.interpolate(up, scale_factor=2.0, mode="bilinear")
+        up = nn.functional.interpolate(up, size=[32, 32], mode="bilinear")
         return nn.functional.sigmoid(self.last(paddle.concat([up, first], axis=1)))
 
 
