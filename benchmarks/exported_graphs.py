@@ -2,22 +2,24 @@
 
 Every architecture is built from its transformers configuration (or scikit-learn), exported by one of torch's two
 exporters, skl2onnx, or ONNX Runtime's own optimiser, and tuned on every runtime; what came out of it is stored in
-``benchmarks/results/exported_graphs.json``. Nothing may crash: a graph with nothing to gain comes back as it was, with
-the reason. With ``--nncf-python`` the tools that quantise ONNX files are given the same graphs: what matters here is
-whether they give a model that loads and runs.
+``benchmarks/results/exported_graphs.json``. ``--given FOLDER`` takes the graphs that the scripts in
+``benchmarks/exporters/`` wrote there, in environments of their own. Nothing may crash: a graph with nothing to gain
+comes back as it was, with the reason. With ``--nncf-python`` the tools that quantise ONNX files are given the same
+graphs: what matters here is whether they give a model that loads and runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter
 
 import numpy as np
 import onnx
@@ -127,10 +129,17 @@ def _trees(folder: Path) -> Iterator[tuple[str, str, Path, Inputs]]:
         yield name, "skl2onnx", path, {made.graph.input[0].name: x[:SAMPLES]}
 
 
+def given(folder: Path) -> Iterator[tuple[str, str, Path, Inputs]]:
+    """The graphs in `folder`, called ``EXPORTER--NAME.onnx``, with their inputs."""
+    for path in sorted(folder.glob("*--*.onnx")):
+        exporter, _, name = path.stem.replace("_", " ").partition("--")
+        with np.load(path.with_suffix(".npz")) as inputs:
+            yield name, exporter, path, dict(inputs)
+
+
 def tuned(name: str, exporter: str, path: Path, inputs: Inputs, peers: Mapping[str, str]) -> Exported:
     """What `tune` makes of one graph."""
     nodes = len(onnx.load(path).graph.node)
-    start = perf_counter()
     try:
         result = fewbits.tune(
             path,
@@ -143,47 +152,60 @@ def tuned(name: str, exporter: str, path: Path, inputs: Inputs, peers: Mapping[s
             max_trials=2,
         )
     except FewbitsError as error:
-        return Exported(name, exporter, nodes, "refused", str(error), 1.0, 0.0, perf_counter() - start, peers)
+        return Exported(name, exporter, nodes, "refused", str(error), 0.0, peers)
     except Exception as error:  # noqa: BLE001 - what must not happen is what is looked for
         said = f"{type(error).__name__}: {error}"
-        return Exported(name, exporter, nodes, "CRASHED", said, 1.0, 0.0, perf_counter() - start, peers)
+        return Exported(name, exporter, nodes, "CRASHED", said, 0.0, peers)
     record = result.record
-    speedup = result.speedup.value if result.speedup is not None else 1.0
     loss = record.accuracy.loss.value if record.accuracy is not None else 0.0
-    return Exported(
-        name, exporter, nodes, str(result.outcome), record.reason, speedup, loss, perf_counter() - start, peers
-    )
+    return Exported(name, exporter, nodes, str(result.outcome), _without_speed(record.reason), loss, peers)
+
+
+def _without_speed(reason: str) -> str:
+    """`reason` without its sentence about speed: graphs so small say nothing of it."""
+    return re.sub(r" It is (slower|faster)[^.]*\.\d+x[^.]*\.| Serve it on .*$", "", reason)
 
 
 def main() -> None:
     """Export, tune and store."""
     parser = argparse.ArgumentParser(description="Tune graphs of many exporters.")
     parser.add_argument("--dir", type=Path, help="where the graphs go; a folder that is gone afterwards if not given")
+    parser.add_argument("--given", type=Path, help="take the graphs in this folder instead of exporting any")
     parser.add_argument("--only", action="append", help="only architectures whose name holds this")
     parser.add_argument("--nncf-python", help="Python of an environment that has NNCF; without it no other tool is run")
     parser.add_argument("--build", action="store_true", help="only export")
     parser.add_argument("--missing", action="store_true", help="only graphs that have no stored outcome")
+    parser.add_argument(
+        "--peers-only",
+        action="store_true",
+        help="run the other tools alone, on graphs that have an outcome but none of theirs",
+    )
     options = parser.parse_args()
     logging.set_verbosity_error()
     os.environ.setdefault("TORCH_LOGS", "-all")
-    stored = {(one.name, one.exporter) for one in results.read_exported()} if options.missing else set()
+    outcomes = {(one.name, one.exporter): one for one in results.read_exported()}
     with TemporaryDirectory() as scratch:
         folder = options.dir or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, exporter, path, inputs in graphs(folder):
-            if (options.only and not any(text in name for text in options.only)) or (name, exporter) in stored:
+        for name, exporter, path, inputs in given(options.given) if options.given else graphs(folder):
+            if options.only and not any(text in name for text in options.only):
                 continue
-            np.savez(path.with_suffix(".npz"), **inputs)
+            known = outcomes.get((name, exporter))
+            if (known is not None) if options.missing else options.peers_only and (known is None or known.peers):
+                continue
+            if not options.given:
+                np.savez(path.with_suffix(".npz"), **inputs)
             if options.build:
                 print(path)
                 continue
             peers = _peers(options.nncf_python, path) if options.nncf_python else {}
-            one = tuned(name, exporter, path, inputs, peers)
-            results.add_exported(one, this_machine(results.PACKAGES))
-            print(
-                f"{name}, {exporter}: {one.outcome}, {one.speedup:.2f}x, {one.seconds:.0f} s; {one.reason[:100]}",
-                flush=True,
+            one = (
+                replace(known, peers=peers)
+                if options.peers_only and known is not None
+                else tuned(name, exporter, path, inputs, peers)
             )
+            results.add_exported(one, this_machine(results.PACKAGES))
+            print(f"{name}, {exporter}: {one.outcome}; {one.reason[:100]}", flush=True)
             for tool, said in peers.items():
                 print(f"  {tool}: {said or 'runs'}", flush=True)
 

@@ -124,17 +124,16 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """One graph that an exporter wrote: its nodes, what `tune` said (or the error, which is a defect), in which time;
-    and what each other tool did with it, "" for a model that runs."""
+    """One graph that an exporter wrote: its nodes, what `tune` said (or the error, which is a defect), the loss of what
+    it gives; and what each other tool did with the graph, "" for a model that runs. No speeds: graphs so small have
+    none worth telling, and other work runs beside."""
 
     name: str
     exporter: str
     nodes: int
     outcome: str
     reason: str
-    speedup: float
     loss: float
-    seconds: float
     peers: Mapping[str, str]
 
     __pydantic_config__ = _STRICT

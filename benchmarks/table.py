@@ -200,7 +200,7 @@ def prediction_table(rows: Sequence[Prediction]) -> str:
 
 
 def exported_table(rows: Sequence[Exported]) -> str:
-    """How many graphs of each exporter came to which end."""
+    """How many graphs of each exporter came to which end, and with how many other tools fail."""
     if not rows:
         return NOT_MEASURED
     exporters = list(dict.fromkeys(row.exporter for row in rows))
@@ -211,14 +211,23 @@ def exported_table(rows: Sequence[Exported]) -> str:
         "original kept, with the reason",
         "refused",
         "crashed",
+        "no model that runs",
     )
     cells = []
     for name in exporters:
-        ends = Counter(row.outcome for row in rows if row.exporter == name)
+        of_exporter = [row for row in rows if row.exporter == name]
+        ends = Counter(row.outcome for row in of_exporter)
         kept = ends["kept_original"] + ends["budget_unreachable"]
         figures = (sum(ends.values()), ends["met"], kept, ends["refused"], ends["CRASHED"])
-        cells.append((name, *map(str, figures)))
+        cells.append((name, *map(str, figures), _without_result(of_exporter)))
     return markdown(head, cells)
+
+
+def _without_result(rows: Sequence[Exported]) -> str:
+    """With how many of `rows` each other tool gives no model that runs, of those that it was given."""
+    tools = dict.fromkeys(tool for row in rows for tool in row.peers)
+    given = {tool: [row.peers[tool] for row in rows if tool in row.peers] for tool in tools}
+    return ", ".join(f"{tool} {sum(map(bool, said))} of {len(said)}" for tool, said in given.items()) or "-"
 
 
 def calibration_table(path: Path) -> str:

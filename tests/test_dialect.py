@@ -26,7 +26,7 @@ def operators(artifact: Artifact) -> Counter[str]:
 def test_what_decides_is_the_runtime_not_the_device() -> None:
     assert dialect("onnxruntime:cpu") == dialect("onnxruntime") == dialect("onnxruntime:cuda")
     assert dialect("onnxruntime:cpu") == Dialect(gemm=True, isolates=True, blocks=True, repeats=True, spreads=False)
-    assert dialect("openvino:cpu") == Dialect(attention=True)
+    assert dialect("openvino:cpu") == Dialect(attention=True, limits=True)
     assert dialect("tensorrt:cuda") == dialect("") == PLAIN == Dialect()
 
 

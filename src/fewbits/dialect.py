@@ -21,7 +21,8 @@ class Dialect:
     codes become MatMulNBits; otherwise the weight stands behind a DequantizeLinear. `repeats`: reshapes and
     transposes of codes have quantisers on both sides, not only in front. `attention`: one kernel runs both products
     of an attention, with codes or floats for either, but casts only for both. `spreads`: what stands between bf16
-    products without being a group computes in bf16, too, for which the runtime must have kernels. `emulates`: no
+    products without being a group computes in bf16, too, for which the runtime must have kernels. `limits`: a quantiser
+    behind a maximum over an axis is kept apart from it, as the runtime computes the two wrong together. `emulates`: no
     codes at all, but a float model that rounds to the values that codes would stand for.
     """
 
@@ -31,6 +32,7 @@ class Dialect:
     repeats: bool = False
     attention: bool = False
     spreads: bool = True
+    limits: bool = False
     emulates: bool = False
 
 
@@ -39,7 +41,7 @@ PLAIN: Final = Dialect()
 
 _DIALECTS: Final[Mapping[str, Dialect]] = {
     "onnxruntime": Dialect(gemm=True, isolates=True, blocks=True, repeats=True, spreads=False),
-    "openvino": Dialect(attention=True),
+    "openvino": Dialect(attention=True, limits=True),
     "simulated": Dialect(emulates=True),
 }
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 from fewbits.formats.granularity import Channel
 from fewbits.formats.granularity import Group as Block
 from fewbits.formats.granularity import Tensor as OneScale
-from fewbits.formats.scaled import ScaledFormat
+from fewbits.formats.integer import IntFormat
+from fewbits.formats.scaled import REAL, ScaledFormat
 from fewbits.formats.scheme import TF32, Scheme
 from fewbits.graph import Graph, Kind, Node, Tensor
-from fewbits.grouping import Group
+from fewbits.grouping import MATRICES, RECURRENT, Group
+
+_FEW_BITS: Final = 4
+_TABLE_BITS: Final = (8, 4)
+_MATRIX_BITS: Final = (8,)
+_LENGTHS: Final = 4
+"""The place of the lengths of the sequences among what a recurrent layer reads."""
+_OF_DATA: Final = (0, 4, 5, 6)
+"""What may depend on data there: the sequences, their lengths, the first states."""
 
 
 def module_obstacle(graph: Graph, group: Group, scheme: Scheme) -> str:
@@ -31,7 +43,7 @@ def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool =
         return ""
     if _is_empty(graph, group):
         return "it works on tensors without elements"
-    if group.kind is Kind.LSTM:
+    if group.kind in RECURRENT:
         return _recurrent(graph, group, scheme)
     if group.kind is Kind.GATHER:
         return _table(graph, group, scheme)
@@ -48,20 +60,77 @@ def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool =
 
 def _recurrent(graph: Graph, group: Group, scheme: Scheme) -> str:
     anchor = graph.node[group.name]
-    if not scheme.dynamic:
-        return "a recurrent layer is written in fp32, or with ranges found at every call, only"
+    reason = _wrong_type(graph, anchor, passing=_LENGTHS)
+    if reason:
+        return reason
+    if scheme.dynamic:
+        return _recurrent_dynamic(graph, group, anchor)
+    if not scheme.is_weight_only:
+        return (
+            "a recurrent layer is written in fp32, as codes of its matrices, or with ranges found at every call, only"
+        )
+    for place in MATRICES:
+        reason = _rows(graph, anchor.inputs[place], scheme, _MATRIX_BITS)
+        reason = reason or _read_by_others(graph, anchor, anchor.inputs[place])
+        if reason:
+            return reason
+    return ""
+
+
+def _recurrent_dynamic(graph: Graph, group: Group, anchor: Node) -> str:
+    if group.kind is not Kind.LSTM:
+        return f"{anchor.op} has no form with ranges found at every call, only LSTM has"
     if anchor.attributes.get("layout", 0):
         return "its batch comes first (layout), which no integer kernel takes"
-    return _wrong_type(graph, anchor)
+    open_ones = [name for place, name in enumerate(anchor.inputs) if name and place not in (*_OF_DATA, *MATRICES)]
+    if not all(graph.is_constant(name) for name in open_ones):
+        return "its bias or its peepholes depend on data, which no integer kernel takes"
+    return ""
 
 
 def _table(graph: Graph, group: Group, scheme: Scheme) -> str:
-    """Codes of the rows alone, with one scale for each."""
-    stored = scheme.weight if scheme.is_weight_only else None
-    if not isinstance(stored, ScaledFormat) or not isinstance(stored.granularity, Channel):
-        return "a table is stored in codes with one scale per row, or as it is, only"
-    if len(graph.consumers[group.weight]) > 1 or group.weight in graph.pinned or group.weight in graph.outputs:
-        return "its table is read by others, too, who would keep it in fp32"
+    """Codes of the rows alone."""
+    shape = _shape(graph.tensors.get(group.operands[0]))
+    if shape is None:
+        return "the rank of its indices is not known"
+    reason = _rows(graph, group.weight, scheme, _TABLE_BITS)
+    return reason or _read_by_others(graph, graph.node[group.name], group.weight)
+
+
+def _rows(graph: Graph, name: str, scheme: Scheme, whole: Sequence[int]) -> str:
+    """Why the constant `name` cannot be stored as codes with scales for its rows, or 4 bits with scales for blocks of
+    them; `whole`: the bits that rows with one scale may have."""
+    stored, shape = scheme.weight if scheme.is_weight_only else None, _shape(graph.tensors.get(name)) or ()
+    said = " or ".join(map(str, whole))
+    form = f"its rows are stored as they are, in {said} bits with one scale, or in 4 bits with one per block, only"
+    if not isinstance(stored, ScaledFormat) or not isinstance(stored.element, IntFormat) or stored.scale != REAL:
+        return form
+    sharing, bits = stored.granularity, stored.element.bits
+    if isinstance(sharing, Block) and bits == _FEW_BITS and sharing.axis in (-1, len(shape) - 1):
+        if not isinstance(shape[-1], int) or shape[-1] % sharing.size or sharing.size % 2:
+            return f"its rows of {shape[-1]} elements are no multiple of an even number that share a scale"
+    elif sharing != Channel() or bits not in whole or (bits > _FEW_BITS and not stored.element.signed):
+        return form
+    return ""
+
+
+def _read_by_others(graph: Graph, anchor: Node, name: str) -> str:
+    """Why fewer bits of the constant `name` would only add to what is stored. A product that shares a table with a
+    look-up, as classifiers do, can be coded, too."""
+    source = graph.stored(name)
+    others = [
+        node
+        for node in graph.readers(source)
+        if node is not anchor
+        and not (
+            anchor.kind is Kind.GATHER
+            and node.kind in (Kind.MATMUL, Kind.GEMM)
+            and graph.stored(node.inputs[1]) == source
+            and not graph.is_constant(node.inputs[0])
+        )
+    ]
+    if others or not {name, source}.isdisjoint({*graph.pinned, *graph.outputs}):
+        return f"its constant {name} is read by others, too, who would keep it in fp32"
     return ""
 
 
@@ -128,8 +197,10 @@ def _static(graph: Graph, group: Group, *, smoothed: bool, gives_floats: bool) -
     )
 
 
-def _wrong_type(graph: Graph, anchor: Node) -> str:
-    tensors = [graph.tensors.get(name) for name in (*anchor.inputs, *anchor.outputs)]
+def _wrong_type(graph: Graph, anchor: Node, passing: int = -1) -> str:
+    """`passing`: the place of an input that may have any type."""
+    read = [name for place, name in enumerate(anchor.inputs) if place != passing]
+    tensors = [graph.tensors.get(name) for name in (*read, *anchor.outputs)]
     dtypes = {tensor.dtype for tensor in tensors if tensor is not None} - {"unknown"}
     other = sorted(dtypes - {"float32", "int64", "bool"})
     if other:

@@ -19,6 +19,8 @@ class Kind(StrEnum):
     MATMUL = "matmul"
     GEMM = "gemm"
     LSTM = "lstm"
+    GRU = "gru"
+    RNN = "rnn"
     GATHER = "gather"
     BATCH_NORM = "batch_norm"
     ADD = "add"
@@ -117,6 +119,27 @@ class Graph:
         something outside reads it too (a graph output, a pinned tensor)."""
         readers = self.consumers.get(name, ())
         return readers[0] if len(readers) == 1 and name not in self.outputs and name not in self.pinned else None
+
+    def stored(self, name: str) -> str:
+        """The constant whose bytes the constant `name` is made of: the first operand of what computes it from constants
+        alone, as far up as there are as many elements."""
+        node = self.producer.get(name)
+        while node is not None and node.inputs and self.is_constant(node.inputs[0]):
+            source = node.inputs[0]
+            if self.tensors[source].elements != self.tensors[name].elements:
+                break
+            name, node = source, self.producer.get(source)
+        return name
+
+    def readers(self, name: str) -> tuple[Node, ...]:
+        """The nodes that compute from data and the constant `name`, as it is or made into another constant."""
+        found: dict[str, Node] = {}
+        for node in self.consumers.get(name, ()):
+            if all(self.is_constant(output) for output in node.outputs if output):
+                found |= {one.name: one for output in node.outputs for one in self.readers(output)}
+            else:
+                found[node.name] = node
+        return tuple(found.values())
 
     def macs(self, node: Node) -> int:
         """Multiply-accumulate operations of `node` (0 unless it is a product); dynamic dimensions count as 1."""

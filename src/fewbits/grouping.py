@@ -6,7 +6,7 @@ Sorts of groups:
 * **joints**: an operation between products that a runtime may run on integers (addition,
   multiplication, concat, average pool) with the activation behind it;
 * **attentions**: both products with their Softmax, where that is one call;
-* **recurrent layers**: an LSTM, both of whose products share the scheme;
+* **recurrent layers**: an LSTM, GRU or RNN, both of whose products share the scheme;
 * **tables**: a constant matrix whose rows are looked up (embeddings);
 * **carriers** are not groups: max-pool, reshape, transpose and slice have no scheme of their own,
   a scale passes through them unchanged.
@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from fewbits.graph import Graph, Kind, Node
 
 PRODUCTS = frozenset({Kind.CONV, Kind.CONV_TRANSPOSE, Kind.MATMUL, Kind.GEMM})
+RECURRENT = frozenset({Kind.LSTM, Kind.GRU, Kind.RNN})
 LAYERS = PRODUCTS - {Kind.CONV_TRANSPOSE}
 """Products whose outputs are each a row of the weight times what it reads."""
 JOINTS = frozenset({Kind.ADD, Kind.MUL, Kind.CONCAT, Kind.AVERAGE_POOL, Kind.GLOBAL_AVERAGE_POOL})
@@ -82,7 +83,7 @@ def group(graph: Graph) -> tuple[Group, ...]:
                 if made is not None:
                     found.append(made)
                     taken.update(made.nodes)
-    found += [_recurrent(graph, node) for node in graph.nodes if node.kind is Kind.LSTM and _is_closed(graph, node)]
+    found += [_recurrent(graph, node) for node in graph.nodes if node.kind in RECURRENT and _is_trained(graph, node)]
     found += [_attention(graph, node) for node in graph.nodes if node.kind is Kind.ATTENTION]
     found += [_table(node) for node in graph.nodes if node.kind is Kind.GATHER and _looks_up_rows(graph, node)]
     order = {node.name: index for index, node in enumerate(graph.nodes)}
@@ -119,18 +120,17 @@ def _is_batch(graph: Graph, name: str) -> bool:
     return tensor is not None and tensor.shape is not None and len(tensor.shape) > 2
 
 
-_STATES = (0, 5, 6)
-"""The operands of a recurrent layer that may depend on data: sequence, first hidden state, first cell state."""
+MATRICES = (1, 2)
+"""The places of the matrices of a recurrent layer: by what it reads, and by its last state."""
 
 
-def _is_closed(graph: Graph, node: Node) -> bool:
-    """Whether all that a recurrent layer reads, but sequence and first states, is constant or absent."""
-    return all(not name or graph.is_constant(name) for place, name in enumerate(node.inputs) if place not in _STATES)
+def _is_trained(graph: Graph, node: Node) -> bool:
+    """Whether the matrices of a recurrent layer are constants."""
+    return all(graph.is_constant(node.inputs[place]) for place in MATRICES)
 
 
 def _recurrent(graph: Graph, node: Node) -> Group:
-    read = [node.inputs[place] for place in _STATES if place < len(node.inputs)]
-    operands = tuple(name for name in read if name and not graph.is_constant(name))
+    operands = tuple(name for name in node.inputs if name and not graph.is_constant(name))
     result = next(name for name in node.outputs if name)
     return Group(node.name, node.kind, (node.name,), operands, node.inputs[1], "", result, result)
 

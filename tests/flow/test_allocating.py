@@ -5,9 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+import numpy as np
+import onnx
 import pytest
 
 import builders
+from exported_models import F, model, node
 from fewbits.costs.correction import Correction
 from fewbits.costs.key import RegionCost
 from fewbits.costs.table import CostTable
@@ -176,3 +179,59 @@ def test_nothing_is_converted_inside_an_attention(tmp_path: Path) -> None:
     # Queries, keys and values in, at half the seconds of a product's two operands each; the mixture out.
     plain = costing.parts(choice, 0.0).predicted["conversions"]
     assert conversions - plain == pytest.approx(2.5)
+
+
+def tied(*more: onnx.NodeProto) -> onnx.ModelProto:
+    """A table and the product that shares it."""
+    return model(
+        [
+            node("Gather", "table x", "rows"),
+            node("Relu", "rows", "h"),
+            node("Transpose", "table", "turned", perm=[1, 0]),
+            node("MatMul", "h turned", "y"),
+            *more,
+        ],
+        [("x", onnx.TensorProto.INT64, ("batch", "words"))],
+        [("y", F, ("batch", "words", 50)), *[("z", F, ("batch", "words", 32))] * bool(more)],
+        table=np.ones((50, 32), np.float32),
+    )
+
+
+def test_what_two_groups_share_is_stored_once_until_both_have_it_in_codes(tmp_path: Path) -> None:
+    one = job(opened(tied(), {"x": np.zeros((70, 4), np.int64)}), tmp_path)
+    size = Costing(one, site(one)).bytes()
+    weights = 50 * 32
+    low, alone = "w:int8r/channel", "w:int8r/channel a:uint8/tensor"
+
+    def value(table: str, product: str) -> float:
+        return size.value({"makes_rows": table, "makes_y": product})
+
+    assert value("fp32", "fp32") == 4 * weights
+    assert value(low, "fp32") == value("fp32", alone) == 5 * weights
+    assert value(low, alone) == 2 * weights
+    assert value("w:uint4/channel", alone) == 1.5 * weights
+
+
+def test_what_somebody_else_keeps_is_saved_by_nobody(tmp_path: Path) -> None:
+    """The table is added to as well, so no codes take its place."""
+    one = job(opened(tied(node("Gather", "table x", "z")), {"x": np.zeros((70, 4), np.int64)}), tmp_path)
+    costing = Costing(one, site(one))
+    assert costing.names == ("makes_y",)
+    assert costing.bytes().value({"makes_y": "fp32"}) == 0
+    assert costing.bytes().value({"makes_y": "w:int8r/channel a:uint8/tensor"}) == 50 * 32
+
+
+@pytest.mark.parametrize(("operator", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_both_matrices_of_a_recurrent_layer_count(tmp_path: Path, operator: str, gates: int) -> None:
+    proto = model(
+        [node(operator, "x w r", "y", hidden_size=64)],
+        [("x", F, ("time", "batch", 32))],
+        [("y", F, ("time", 1, "batch", 64))],
+        w=np.ones((1, gates * 64, 32), np.float32),
+        r=np.ones((1, gates * 64, 64), np.float32),
+    )
+    one = job(opened(proto, {"x": np.zeros((70, 5, 32), np.float32)}), tmp_path)
+    size = Costing(one, site(one)).bytes()
+    weights = gates * 64 * 96
+    assert size.value({"makes_y": "fp32"}) == 4 * weights
+    assert size.value({"makes_y": "w:int8r/channel"}) == weights

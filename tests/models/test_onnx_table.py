@@ -11,7 +11,7 @@ from builders import CASES, Array, transformer
 from conversion import OPENVINO, TARGET, converted, error, offered, refusal, run
 from exported_models import F, model, node
 from fewbits.data.batches import Batch
-from fewbits.formats.scheme import BF16, INT8_BLOCKS, INT8_WEIGHT
+from fewbits.formats.scheme import BF16, INT4_ROW_BLOCKS, INT4_ROWS, INT8_BLOCKS, INT8_WEIGHT
 from fewbits.graph import Kind
 from fewbits.grouping import group
 from fewbits.models import open_model
@@ -84,12 +84,10 @@ def test_what_is_refused() -> None:
     opened = open_model(lookup())
     (one,) = group(opened.graph)
     for target in (TARGET, OPENVINO):
-        assert [scheme for scheme in target.menu(opened.graph, one).schemes if not scheme.is_fp32] == [INT8_WEIGHT]
-    # A classifier that shares the table with the embedding keeps it in floats.
-    turned = [node("Transpose", "table", "turned", perm=[1, 0]), node("MatMul", "h turned", "z")]
-    shared = lookup(TensorProto.INT64, *turned)
-    shared.graph.output.append(onnx.helper.make_tensor_value_info("z", F, (*WORDS, ROWS)))
-    assert "read by others" in refusal(shared, "makes_h", INT8_WEIGHT)
+        found = target.menu(opened.graph, one)
+        assert [scheme for scheme in found.schemes if not scheme.is_fp32] == [INT8_WEIGHT, INT4_ROWS]
+        # Rows of 16 numbers have no blocks of 32.
+        assert [each.scheme for each in found.refusals] == [INT4_ROW_BLOCKS]
     for scheme in (BF16, INT8_BLOCKS):
         assert scheme not in {each.scheme for each in TARGET.menu(opened.graph, one).refusals}
 

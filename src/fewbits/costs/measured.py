@@ -27,7 +27,7 @@ from fewbits.formats.floating import FloatFormat
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Graph, Kind
-from fewbits.grouping import Group
+from fewbits.grouping import RECURRENT, Group
 from fewbits.grouping import group as grouped
 from fewbits.models.protocol import Model
 from fewbits.plan import Choice, Plan, smoothed
@@ -41,6 +41,9 @@ _CALLS: Final = 16
 _RAN_IN: Final = "the runtime ran it in"
 _LAYOUT: Final = ("Transpose", "Reorder", "Cast")
 _RANGE: Final = (-4.0, 4.0)
+_COUNTING: Final = RECURRENT | {Kind.GATHER}
+_LOOK_UP: Final = "Gather"
+"""Decoding rows takes some times as long as copying them, and little of any model: a price and no trap."""
 
 Wanted = Mapping[str, Sequence[Scheme]]
 
@@ -97,9 +100,9 @@ def cost_table(measuring: Measuring, wanted: Wanted, cache: CostCache) -> CostTa
 
 
 def _is_seen(group: Group, values: Arrays) -> bool:
-    """Whether there are values for all its operands, floats, or the rows that are looked up."""
+    """Whether there are values for all its operands: floats, but for what rows and lengths are whole numbers."""
     seen = all(name in values for name in group.operands)
-    return seen and (group.kind is Kind.GATHER or all(values[name].dtype == "float32" for name in group.operands))
+    return seen and (group.kind in _COUNTING or all(values[name].dtype == "float32" for name in group.operands))
 
 
 def _key(measuring: Measuring, group: Group, scheme: Scheme) -> RegionKey:
@@ -229,7 +232,7 @@ def _float(key: RegionKey) -> RegionKey:
 def _judged(key: RegionKey, cost: RegionCost, known: Mapping[RegionKey, RegionCost]) -> RegionCost:
     """`cost`, refused if it is a cliff beside fp32."""
     float_cost = known.get(_float(key))
-    if cost.refusal or key.scheme == str(FP32):
+    if cost.refusal or key.scheme == str(FP32) or key.op == _LOOK_UP:
         return cost
     if " ref" in cost.kernel:
         return _with_refusal(cost, f"a reference kernel ran it ({cost.kernel})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Final
@@ -17,15 +17,16 @@ from fewbits.flow.job import Job
 from fewbits.flow.site import Site
 from fewbits.formats.describe import bits_per_element
 from fewbits.formats.scheme import FP32, Scheme
-from fewbits.grouping import Group, attentions
+from fewbits.grouping import MATRICES, RECURRENT, Group, attentions
 from fewbits.search.allocation import Additive, Allocation, Choice, Item, Peak
-from fewbits.search.boundary import Crossing
+from fewbits.search.boundary import Crossing, PairTable
 from fewbits.verify.acceptance import Objective
 
 SECONDS: Final = "seconds"
 BYTES: Final = "bytes"
 MEMORY: Final = "memory"
 _CONVERSIONS: Final = "conversions"
+_PAIR: Final = 2
 _FREE: Final = RegionCost(0.0, 0.0, 0.0, "", "", "", "")
 
 
@@ -72,16 +73,44 @@ class Costing:
         return Additive(SECONDS, costs, (*self._crossings(between), *self._inside(costs)), correction.rest)
 
     def bytes(self) -> Additive:
-        """Bytes of the weights in the file, about: scales and zero points are left out."""
-        costs = {
+        """Bytes of the weights in the file, about: scales and zero points are left out. What groups share is stored in
+        fp32 until the last of them has it in codes."""
+        weights, kept, boundaries = self._weights(), str(FP32), []
+        costs = {name: dict(options) for name, options in weights.items()}
+        for sharing in self._shared:
+            free = [name for name in sharing if name in costs]
+            if len(free) == len(sharing) == _PAIR:
+                first, second = sharing
+                whole = weights[first][kept]
+                pairs = [(kept, option) for option in self.options[second]]
+                pairs += [(option, kept) for option in self.options[first]]
+                boundaries.append(PairTable(first, second, dict.fromkeys(pairs, whole)))
+            if len(free) < len(sharing) or len(sharing) == _PAIR:
+                for name in free:
+                    costs[name][kept] = 0.0
+        return Additive(BYTES, costs, boundaries)
+
+    def _weights(self) -> Mapping[str, Mapping[str, float]]:
+        """Bytes of the weight of each group in each of its schemes."""
+        return {
             name: {option: self._stored(self._groups[name], Scheme.parse(option)) for option in self.options[name]}
             for name in self.names
         }
-        return Additive(BYTES, costs)
+
+    @cached_property
+    def _shared(self) -> Sequence[tuple[str, ...]]:
+        """The names of nodes that read one stored weight, where there are several and one of them is a group's."""
+        found: dict[str, tuple[str, ...]] = {}
+        for name in self.names:
+            weight = self._groups[name].weight
+            if weight:
+                source = self._graph.stored(weight)
+                found[source] = tuple(node.name for node in self._graph.readers(source))
+        return [names for names in found.values() if len(names) > 1]
 
     def memory(self) -> Peak:
         """Bytes of weights and activations in one call, predicted; see `fewbits.flow.footprint`."""
-        return footprint(MEMORY, self._graph, list(self._groups.values()), self.bytes().costs, self._samples)
+        return footprint(MEMORY, self._graph, list(self._groups.values()), self._weights(), self._samples)
 
     def allocation(self, harm: Mapping[str, Mapping[str, float]], correction: Correction) -> Allocation:
         """The problem; `harm`: group → scheme text → harm, what it does not name is harmless."""
@@ -153,8 +182,10 @@ class Costing:
         return found
 
     def _stored(self, group: Group, scheme: Scheme) -> float:
-        stored = group.weight or group.constant
-        elements = self._graph.tensors[stored].elements if stored else 0
+        weights = [stored] if (stored := group.weight or group.constant) else []
+        if group.kind in RECURRENT:
+            weights = [self._graph.node[group.name].inputs[place] for place in MATRICES]
+        elements = sum(self._graph.tensors[weight].elements for weight in weights)
         return elements * (32.0 if scheme.weight is None else bits_per_element(scheme.weight)) / 8
 
 

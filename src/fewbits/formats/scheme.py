@@ -165,5 +165,9 @@ INT4_SHIFTED_BLOCKS = Scheme(ScaledFormat(IntFormat(4, signed=False), Group(32, 
 """The same with a zero point for each scale: closer where weights are not centred, for an eighth of a bit more."""
 INT4_LONG_BLOCKS = Scheme(ScaledFormat(IntFormat(4, signed=False), Group(128, 0)))
 """With zero points, one scale for 128: three quarters of a bit less."""
+INT4_ROWS = Scheme(ScaledFormat(IntFormat(4, signed=False), Channel()))
+"""A table alone, each of its rows with a scale and a zero point (row-wise, as in FBGEMM)."""
+INT4_ROW_BLOCKS = Scheme(ScaledFormat(IntFormat(4, signed=False), Group(32)))
+"""Tables and the matrices of recurrent layers alone, a scale and a zero point for 32 neighbours in a row."""
 
 _SHORT = {"fp32": FP32, "bf16": BF16, "fp16": FP16, "tf32": TF32, "int8": INT8_STATIC}

@@ -115,14 +115,21 @@ def write_blocks(model: ir.Model, names: Names, node: ir.Node, found: Blocks) ->
     replace(model, node, made)
 
 
-def decode(model: ir.Model, names: Names, node: ir.Node, stored: list[ir.Value], attributes: Mapping[str, int]) -> None:
-    """Let `node` read its weight through a DequantizeLinear of `stored`."""
+def decode(
+    model: ir.Model,
+    names: Names,
+    node: ir.Node,
+    stored: list[ir.Value],
+    attributes: Mapping[str, int],
+    place: int = 1,
+) -> None:
+    """Let `node` read its weight, its input at `place`, through a DequantizeLinear of `stored`."""
     name = f"{node.name}.weight"
     decoder = names.node("DequantizeLinear", stored, f"{name}.decoded", f"{name}.dequantize", attributes)
     decoder.outputs[0].shape = stored[0].shape
     decoder.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     model.graph.insert_before(node, decoder)
-    node.replace_input_with(1, decoder.outputs[0])
+    node.replace_input_with(place, decoder.outputs[0])
 
 
 def replace(model: ir.Model, node: ir.Node, made: ir.Node) -> None:

@@ -26,9 +26,10 @@ from fewbits.models.onnx_gemm import FoldGemmFactors, GemmToMatMul
 from fewbits.models.onnx_graph import graph_of
 from fewbits.models.onnx_isolate import IsolateFloat, SeparateActivations, ShieldBodies
 from fewbits.models.onnx_lower import MatMulToGemm
+from fewbits.models.onnx_maximum import LimitMaxima
 from fewbits.models.onnx_opset import raised
 from fewbits.models.onnx_quantize import InsertQuantizers
-from fewbits.models.onnx_recurrent import CodeRecurrent
+from fewbits.models.onnx_recurrent import CodeRecurrent, StoreRecurrent
 from fewbits.models.onnx_smooth import SmoothOperands
 from fewbits.models.onnx_spread import SpreadCasts
 from fewbits.models.onnx_store import StoreWeights
@@ -94,9 +95,11 @@ def _coded(
         copy,
         StoreWeights(schemes, codes, blocks=form.blocks),
         CodeRecurrent(schemes),
-        CodeTables(schemes),
+        StoreRecurrent(schemes),
+        CodeTables(schemes, decoded=not form.blocks),
         CorrectBiases(groups, coded, ChainMap(dict(plan.means), means)),
         InsertQuantizers(groups, coded, placement, ChainMap(dict(plan.ranges), aliases)),
+        *((LimitMaxima(),) if form.limits else ()),
         CastOperands(groups, schemes, wide_weights=plan.wide_weights),
         *((SpreadCasts([*_decided(lowered, groups.values()), *plan.kept], _endless(lowered)),) if form.spreads else ()),
         CancelCasts(),

@@ -11,6 +11,8 @@ KINDS = {
     "MatMul": Kind.MATMUL,
     "Gemm": Kind.GEMM,
     "LSTM": Kind.LSTM,
+    "GRU": Kind.GRU,
+    "RNN": Kind.RNN,
     "Gather": Kind.GATHER,
     "BatchNormalization": Kind.BATCH_NORM,
     "Add": Kind.ADD,

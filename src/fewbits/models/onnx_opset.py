@@ -1,6 +1,6 @@
 """The operator set of a model: brought up by ONNX's version converter, or written anew where nothing changes meaning.
 
-Conv and the pools take bf16 from 22 on, DequantizeLinear has channels from 13 and blocks from 21 on.
+Conv and the pools take bf16 from 22 on, DequantizeLinear has channels from 13, blocks and four bits from 21 on.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fewbits.models.onnx_weightless import without_weights
 _OPSET: Final = 22
 _IR_VERSION: Final = 10
 _SMALL: Final = {ir.DataType.BFLOAT16: "tensor(bfloat16)", ir.DataType.FLOAT16: "tensor(float16)"}
+_FOUR_BITS: Final = (ir.DataType.INT4, ir.DataType.UINT4)
 # Their attributes stayed the same, or got a default that is not what was computed before.
 _OTHER_MEANING: Final = frozenset({"GroupNormalization", "RoiAlign"})
 
@@ -50,7 +51,7 @@ def raised(model: ir.Model) -> ir.Model:
     are more generous with types than ONNX is.
 
     Raises:
-        PlanError: there are blocks of weights, and the operator set cannot be raised.
+        PlanError: there are weights in blocks or of four bits, and the operator set cannot be raised.
     """
     opset = model.graph.opset_imports.get("", _OPSET)
     nodes = [node for node in model.graph.all_nodes() if node.domain == ""]
@@ -65,9 +66,9 @@ def raised(model: ir.Model) -> ir.Model:
             if not blocks:
                 return model
             raise PlanError(
-                f"the plan stores weights in blocks, which ONNX has from operator set 21 on; the model has {opset}, in "
-                f"which {', '.join(changed[:3])} mean something else, and cannot be brought up ({error}). Export it "
-                f"with operator set {_OPSET}, or set those groups to w:int8r/channel"
+                "the plan stores weights in blocks or in four bits, which ONNX has from operator set 21 on; the model "
+                f"has {opset}, in which {', '.join(changed[:3])} mean something else, and cannot be brought up "
+                f"({error}). Export it with operator set {_OPSET}, or set those groups to w:int8r/channel"
             ) from error
     model.graph.opset_imports[""] = _OPSET
     model.ir_version = max(model.ir_version or 0, _IR_VERSION)
@@ -75,7 +76,9 @@ def raised(model: ir.Model) -> ir.Model:
 
 
 def _has_blocks(node: ir.Node) -> bool:
-    return node.op_type == "DequantizeLinear" and "block_size" in node.attributes
+    """Whether `node` decodes blocks, or codes of four bits."""
+    codes = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+    return codes is not None and ("block_size" in node.attributes or codes.dtype in _FOUR_BITS)
 
 
 def _needs_another(node: ir.Node, opset: int) -> bool:

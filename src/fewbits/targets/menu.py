@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fewbits.eligibility import obstacle
-from fewbits.formats.scheme import FP32, INT8_PAIR, INT8_STATIC, INT8_WEIGHT, Scheme
+from fewbits.formats.scheme import FP32, INT4_ROW_BLOCKS, INT4_ROWS, INT8_PAIR, INT8_STATIC, INT8_WEIGHT, Scheme
 from fewbits.graph import Graph, Kind
-from fewbits.grouping import Group
+from fewbits.grouping import RECURRENT, Group
 from fewbits.space import Menu, Refusal
 
 
@@ -25,9 +25,11 @@ def menu(graph: Graph, group: Group, others: Sequence[Scheme], product_of_two: S
     pair = product_of_two if group.is_product else INT8_PAIR
     asked = (INT8_STATIC if group.weight else pair, *others)
     if group.kind is Kind.GATHER:
-        asked = (INT8_WEIGHT,)
-    reasons = {scheme: obstacle(graph, group, scheme) for scheme in asked}
+        asked = (INT8_WEIGHT, INT4_ROW_BLOCKS, INT4_ROWS)
+    if group.kind in RECURRENT:
+        asked = (*asked, INT8_WEIGHT, INT4_ROW_BLOCKS)
+    reasons = {scheme: obstacle(graph, group, scheme) for scheme in dict.fromkeys(asked)}
     return Menu(
-        (FP32, *(scheme for scheme in asked if not reasons[scheme])),
+        (FP32, *(scheme for scheme, reason in reasons.items() if not reason)),
         tuple(Refusal(scheme, reason) for scheme, reason in reasons.items() if reason),
     )

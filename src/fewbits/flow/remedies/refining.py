@@ -89,7 +89,7 @@ def _wanted(job: Job) -> Mapping[str, Sequence[Scheme]]:
     for site in job.sites:
         for group in job.groups:
             for scheme in site.space.schemes[group.name]:
-                if _in_few_bits(scheme) and (job.slower_may_pay or _pays(site, group, scheme)):
+                if group.is_product and _in_few_bits(scheme) and (job.slower_may_pay or _pays(site, group, scheme)):
                     found.setdefault(group.name, {})[scheme] = None
     return {name: tuple(schemes) for name, schemes in found.items()}
 
