@@ -9,7 +9,7 @@ from fewbits.errors import DataError
 from fewbits.formats.quantize import dequantize
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.text import parse
-from fewbits.refine.best_codes import NEAREST, best_codes
+from fewbits.refine.best_codes import Way, best_codes
 from fewbits.refine.gram import Gram, output_errors
 from refined_layers import problem
 
@@ -24,7 +24,7 @@ def format(text: str) -> ScaledFormat:
 def test_codes_that_were_found_are_better_on_inputs_that_none_of_them_saw(text: str) -> None:
     one = problem(0)
     found = best_codes(one.weight, one.gram, Gram.of(one.held[None]), format(text))
-    assert found.by != NEAREST
+    assert found.by != Way.NEAREST
     assert found.error < 0.8 * found.plain_error
     assert found.codes.format == format(text)
     assert found.codes.shape == one.weight.shape
@@ -45,7 +45,7 @@ def test_what_was_fitted_to_other_inputs_is_not_taken() -> None:
     sign = np.where(np.arange(64) % 2, 1.0, -1.0)
     fitted = Gram.of((common + 0.01 * rng.standard_normal((256, 64)))[None])
     apart = Gram.of((common * sign + 0.01 * rng.standard_normal((256, 64)))[None])
-    assert best_codes(weight, fitted, fitted, format("int4r/g32")).by != NEAREST
+    assert best_codes(weight, fitted, fitted, format("int4r/g32")).by != Way.NEAREST
     found = best_codes(weight, fitted, apart, format("int4r/g32"))
     assert found.error <= found.plain_error
 
@@ -55,7 +55,7 @@ def test_a_weight_on_the_grid_stays() -> None:
     gram = Gram.of(np.random.default_rng(0).standard_normal((1, 64, 32)))
     weight[:, 0] = 7
     found = best_codes(weight, gram, gram, format("int4r/g32"))
-    assert (found.by, found.error, found.plain_error) == (NEAREST, 0, 0)
+    assert (found.by, found.error, found.plain_error) == (Way.NEAREST, 0, 0)
     assert np.array_equal(dequantize(found.codes), weight)
 
 

@@ -13,20 +13,22 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from fewbits.codes import Codes
+from fewbits.data.batches import Array
 from fewbits.formats.granularity import Channel
 from fewbits.formats.granularity import Group as Block
 from fewbits.formats.numerics.affine import Affine
+from fewbits.formats.qtensor import QTensor
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme
 from fewbits.models.onnx_blocks import blocks_of, decode, replace, write_blocks, write_decoded
 from fewbits.models.onnx_names import Names, array_of
-from fewbits.models.onnx_weights import weight_affine, weight_codes
+from fewbits.models.onnx_weights import rounded_weight, weight_affine, weight_codes
 
 
 class StoreWeights(ir.passes.InPlacePass):
     """Rewrites the MatMul nodes that `schemes` names, whose schemes are weight-only or dynamic.
 
-    `codes`: those of weights in blocks that are not to round to nearest, by node. `blocks`: write weight-only products
+    `codes`: those of weights that are not to round to nearest, by node. `blocks`: write weight-only products
     as MatMulNBits.
     """
 
@@ -43,24 +45,29 @@ class StoreWeights(ir.passes.InPlacePass):
             scheme = self._schemes.get(str(node.name))
             if scheme is None or not isinstance(scheme.weight, ScaledFormat) or node.op_type != "MatMul":
                 continue
+            given = self._codes.get(str(node.name))
             if scheme.dynamic:
-                _write_dynamic(model, names, node, scheme.weight)
+                _write_dynamic(model, names, node, scheme.weight, given)
             elif not isinstance(scheme.weight.granularity, Block):
-                _write_decoded(model, names, node, scheme.weight)
+                _write_decoded(model, names, node, scheme.weight, given)
             else:
-                found = blocks_of(node, scheme.weight, scheme.weight.granularity, self._codes.get(str(node.name)))
+                found = blocks_of(node, scheme.weight, scheme.weight.granularity, given)
                 (write_blocks if self._blocks else write_decoded)(model, names, node, found)
         return ir.passes.PassResult(model, bool(self._schemes))
 
 
-def _channel_codes(node: ir.Node, weight: ScaledFormat) -> tuple[NDArray[np.int8], Affine]:
-    values = array_of(node.inputs[1]).astype(np.float32)
-    affine = weight_affine(values, weight, 1, None, 1.0)
-    return weight_codes(values, affine).astype(np.int8), affine
+def _channel_codes(
+    node: ir.Node, weight: ScaledFormat, given: QTensor[Array] | None
+) -> tuple[NDArray[np.int8], Affine]:
+    found = rounded_weight(node, array_of(node.inputs[1]).astype(np.float32), 1, given)
+    affine = weight_affine(found.values, weight, 1, None, 1.0, found.scale)
+    return weight_codes(found.values, affine).astype(np.int8), affine
 
 
-def _write_decoded(model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat) -> None:
-    codes, affine = _channel_codes(node, weight)
+def _write_decoded(
+    model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat, given: QTensor[Array] | None
+) -> None:
+    codes, affine = _channel_codes(node, weight, given)
     name = f"{node.name}.weight"
     stored = [
         names.constant(f"{name}.codes", codes),
@@ -71,8 +78,10 @@ def _write_decoded(model: ir.Model, names: Names, node: ir.Node, weight: ScaledF
     decode(model, names, node, stored, {"axis": 1} if per_channel else {})
 
 
-def _write_dynamic(model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat) -> None:
-    codes, affine = _channel_codes(node, weight)
+def _write_dynamic(
+    model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat, given: QTensor[Array] | None
+) -> None:
+    codes, affine = _channel_codes(node, weight, given)
     source, name = node.inputs[0], str(node.name)
     assert source is not None
     coder = ir.node("DynamicQuantizeLinear", [source], name=f"{name}.quantize", num_outputs=3)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
+
+SMOOTHED: Final = "smoothed"
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
     """A remedy, the squared error after it over that before, expected or `measured`, and whether it was `taken`; for
-    which `scheme` of the group, or what stands in its text (``smoothed``); "" for all with static codes."""
+    which `scheme` of the group, or `SMOOTHED` for all static ones that are; "" for all with static codes."""
 
     name: str
     share: float
