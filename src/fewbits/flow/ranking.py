@@ -68,7 +68,7 @@ def harms(
         if ranking_ends(job, number, len(alone)):
             break
         plan = plan_for({name: scheme})
-        key = f"{name} {scheme}"
+        key = f"{name} {scheme} {plan.codes.get(name, '')}".rstrip()
         found[name][str(scheme)] = _harm(job, key, plan, reference)
         job.progress.advance(f"{key}: {found[name][str(scheme)].value:.3g}")
     for scheme in dict.fromkeys(scheme for schemes in wanted.values() for scheme in schemes if scheme.is_cast):

@@ -85,6 +85,15 @@ def best_codes(
     return BestCodes(best, by, error, plain)
 
 
+def judged(weight: Array, apart: Gram, format: ScaledFormat, codes: QTensor[Array] | None) -> BestCodes:
+    """The `codes` of `weight` that are known, or rounding to nearest, with the errors as of `best_codes`."""
+    nearest = quantize(weight, format)
+    plain = _error(weight, nearest, apart)
+    if codes is None:
+        return BestCodes(nearest, Way.NEAREST, plain, plain)
+    return BestCodes(codes, Way.GPTQ, _error(weight, codes, apart), plain)
+
+
 def learnt_codes(weight: Array, fitted: Gram, apart: Gram, known: BestCodes, iterations: int = 1000) -> BestCodes:
     """`known` codes of `weight`, or those that AdaRound learns with the same scales, if their outputs are closer.
 

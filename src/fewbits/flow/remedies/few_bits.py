@@ -71,6 +71,19 @@ def columns_first(codes: QTensor[Array], format: ScaledFormat) -> QTensor[Array]
     return QTensor(found, scale, zero, codes.tensor_scale, codes.table, format, codes.dtype)
 
 
+def rows_first(codes: QTensor[Array], format: ScaledFormat) -> QTensor[Array]:
+    """The inverse of `columns_first`; `format` is that of rows."""
+    return columns_first(codes, format)
+
+
+def has_codes_of_its_own(graph: Graph, group: Group, scheme: Scheme) -> bool:
+    """Whether a plan can name codes for the weight of `group` in `scheme`."""
+    sharing = scheme.weight.granularity if isinstance(scheme.weight, ScaledFormat) else None
+    return is_in_few_bits(scheme) or (
+        isinstance(sharing, Block | Channel) and _is_rounded_as_it_is(graph, group, scheme)
+    )
+
+
 def _is_rounded_as_it_is(graph: Graph, group: Group, scheme: Scheme) -> bool:
     """Whether the weight of `group` becomes codes as it is; smoothing, a batch norm or a factor of the product would
     change it first."""

@@ -184,13 +184,13 @@ def _best(job: Job, group: Group, scheme: Scheme, moments: Moments, factors: str
     if factors:
         by = parse(factors)
         weight, moments = (weight * by).astype(np.float32), moments.divided(by)
-    if not is_in_few_bits(scheme) and not _matters(weight, scheme, moments):
+    if not is_in_few_bits(scheme) and not matters(weight, scheme, moments):
         ways = frozenset()
     found = best_codes(weight, moments.fitted, moments.apart, rows_format(format), ways)
     return replace(found, codes=columns_first(found.codes, format))
 
 
-def _matters(weight: Array, scheme: Scheme, moments: Moments) -> bool:
+def matters(weight: Array, scheme: Scheme, moments: Moments) -> bool:
     """Whether rounding the weight costs more than rounding what it meets, which no codes of the weight make up for."""
     if scheme.activation is None:
         return True
