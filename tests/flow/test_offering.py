@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from builders import Array, Net
 from conversion import error, run
 from fewbits.flow.goals.effort import Effort, Level
 from fewbits.flow.job import Job, Wish
-from fewbits.flow.remedies.refining import refine
+from fewbits.flow.remedies.refining import is_as_safe, refine
 from fewbits.formats.granularity import Group as Block
+from fewbits.formats.quantize import quantize
 from fewbits.formats.scaled import ScaledFormat
-from fewbits.formats.scheme import INT4_OTHER_BLOCKS, INT4_SMOOTHED, Scheme
+from fewbits.formats.scheme import INT4_OTHER_BLOCKS, INT4_SMOOTHED, INT8_CHANNEL, Scheme
 from fewbits.refine.best_codes import Way
 from fewbits.space import Rule
 from fewbits.verify.acceptance import Objective
@@ -99,3 +101,17 @@ def test_factors_go_where_inputs_are_even(tmp_path: Path) -> None:
     reasons = {refusal.reason for refusal in refused if refusal.scheme in INT4_SMOOTHED}
     assert reasons
     assert all("factors of its inputs" in reason for reason in reasons)
+
+
+def test_codes_of_eight_bits_are_no_more_dangerous_than_nearest_ones() -> None:
+    """Two products of 255 and 64 fit into 16 bits, of 255 and 65 do not; clipped ranges make codes larger."""
+    weight = np.full((4, 32), 0.5, np.float32)
+    weight[:, 0], weight[:, 1] = 1.0, 0.0
+    nearest = quantize(weight, INT8_CHANNEL)
+    assert is_as_safe(weight, nearest)
+    clipped = quantize(weight, INT8_CHANNEL, scale=nearest.scale * np.float32(0.8))
+    assert not is_as_safe(weight, clipped)
+    # What could be cut before may be cut after.
+    weight[:, 1] = 1.0
+    nearest = quantize(weight, INT8_CHANNEL)
+    assert is_as_safe(weight, quantize(weight, INT8_CHANNEL, scale=nearest.scale * np.float32(0.8)))

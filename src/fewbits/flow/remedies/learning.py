@@ -18,7 +18,7 @@ from fewbits.flow.job import Job
 from fewbits.flow.ranking import rank
 from fewbits.flow.remedies.few_bits import columns_first, has_codes_of_its_own, is_in_few_bits, rows_first, rows_format
 from fewbits.flow.remedies.moments import Moments, key_of, moments_of, weight_rows
-from fewbits.flow.remedies.refining import Search, matters
+from fewbits.flow.remedies.refining import Search, is_as_safe, matters
 from fewbits.flow.remedies.tried import Remedy, added
 from fewbits.flow.site import Site
 from fewbits.flow.time.pace import Work
@@ -126,6 +126,8 @@ def _learnt(job: Job, group: Group, scheme: Scheme, moments: Moments) -> Sequenc
     given = None if name is None else rows_first(job.shelf.read()[name], rows_format(format))
     known = judged(weight, moments.apart, rows_format(format), given)
     found = learnt_codes(weight, moments.fitted, moments.apart, known)
+    if scheme.activation is not None and not is_as_safe(weight, found.codes):
+        found = known
     share = found.error / known.error if known.error > 0 else 1.0
     stored = replace(found, codes=columns_first(found.codes, format))
     taken = name_of(stored.codes) if found is not known else ""

@@ -28,13 +28,14 @@ from fewbits.flow.time.schedule import refining_ends
 from fewbits.formats.granularity import Group as Block
 from fewbits.formats.numerics.affine import of_range
 from fewbits.formats.qtensor import QTensor
-from fewbits.formats.quantize import fake_quantize
+from fewbits.formats.quantize import fake_quantize, quantize
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme, integer
 from fewbits.grouping import Group
 from fewbits.refine.awq import search_factors
-from fewbits.refine.best_codes import ALL, BestCodes, Way, best_codes
+from fewbits.refine.best_codes import ALL, BestCodes, Way, best_codes, judged
 from fewbits.refine.gram import output_errors
+from fewbits.saturation import may_saturate
 from fewbits.smoothing import parse, text
 from fewbits.space import Refusal
 
@@ -187,7 +188,22 @@ def _best(job: Job, group: Group, scheme: Scheme, moments: Moments, factors: str
     if not is_in_few_bits(scheme) and not matters(weight, scheme, moments):
         ways = frozenset()
     found = best_codes(weight, moments.fitted, moments.apart, rows_format(format), ways)
+    if scheme.activation is not None and not is_as_safe(weight, found.codes):
+        found = judged(weight, moments.apart, rows_format(format), None)
     return replace(found, codes=columns_first(found.codes, format))
+
+
+def is_as_safe(weight: Array, codes: QTensor[Array]) -> bool:
+    """Whether sums of two products with `codes` fit into 16 bits wherever those with the nearest codes of `weight` do:
+    whether a CPU may serve was decided by those (`fewbits.flow.serving`)."""
+    assert isinstance(codes.format, ScaledFormat)
+    found, nearest = (_by_inputs(one.codes) for one in (codes, quantize(weight, codes.format)))
+    return not (may_saturate(found).any() and not may_saturate(nearest).any())
+
+
+def _by_inputs(codes: Array) -> Array:
+    """Codes (outputs, inputs, *kernel) with neighbouring inputs beside each other: the order in which kernels sum."""
+    return np.moveaxis(codes, 1, -1).reshape(-1, codes.shape[1])
 
 
 def matters(weight: Array, scheme: Scheme, moments: Moments) -> bool:
