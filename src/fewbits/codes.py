@@ -19,7 +19,8 @@ from fewbits.formats.qtensor import QTensor
 from fewbits.formats.text import format_text
 
 Codes = Mapping[str, QTensor[NDArray[Any]]]
-"""Name → codes with their scales, of the shape in which a product by a matrix is written: (depth, columns)."""
+"""Name → codes with their scales. In blocks: of the shape in which a product by a matrix is written, (depth, columns);
+with a scale for each output: outputs first."""
 
 FILE = "codes.safetensors"
 """The name of the file beside a plan."""

@@ -23,6 +23,11 @@ def smoothed(tensor: str) -> str:
     return f"{tensor}.smoothed"
 
 
+def scaled(tensor: str) -> str:
+    """The name of what scaling leaves of `tensor`."""
+    return f"{tensor}.scaled"
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The scheme of one group, as text, and why."""
@@ -38,7 +43,8 @@ class Plan:
     """Group name → choice, and tensor name → range (low, high) of its real values, finite, low <= high.
 
     A group that is not named stays in fp32. `smoothing` has the factors of the tensors that groups with a smoothed
-    scheme read (`fewbits.smoothing`); the range of what is left of tensor ``t`` is that of ``t.smoothed``. `codes`
+    static scheme read (`fewbits.smoothing`); the range of what is left of tensor ``t`` is that of ``t.smoothed``.
+    `scaling` has those of the tensors that groups with a smoothed scheme of the weight alone read. `codes`
     names what the weights of some groups become, where that was searched for (`fewbits.codes`); others round to
     nearest. `equalised` has the factors by which channels between products are divided before all else; ranges are
     of what that leaves. `means` has those of the channels that biases are corrected by (`fewbits.means`). Around groups
@@ -55,6 +61,7 @@ class Plan:
     machine: str = ""
     calibration: str = ""
     smoothing: Mapping[str, str] = field(default_factory=dict)
+    scaling: Mapping[str, str] = field(default_factory=dict)
     codes: Mapping[str, str] = field(default_factory=dict)
     equalised: Mapping[str, str] = field(default_factory=dict)
     means: Mapping[str, str] = field(default_factory=dict)

@@ -118,7 +118,8 @@ class PredictedCost:
 class GroupRow:
     """One group in the result. `sensitivity` is the harm that its scheme in the plan, or else the first that was
     ranked, alone does (negative: not measured); seconds are per call in the whole model, negative if
-    not attributed. `schemes` is what it could have had."""
+    not attributed. `schemes` is what it could have had. `codes` says how the codes of its weight were found, "" if it
+    rounds to nearest, and `codes_share` the squared error of the layer with them over that of rounding to nearest."""
 
     name: str
     kind: str
@@ -130,6 +131,8 @@ class GroupRow:
     float_seconds: float
     low_seconds: float
     schemes: tuple[SchemeRow, ...] = ()
+    codes: str = ""
+    codes_share: float = 1.0
 
     __pydantic_config__ = _STRICT
 

@@ -13,21 +13,24 @@ from onnx import TensorProto
 
 import fewbits
 from builders import Array, Net
-from conversion import OPENVINO, TARGET, planned, run
+from conversion import OPENVINO, TARGET, error, planned, run
 from digits_network import Network, trained
 from fewbits.data.batches import Batch
 from fewbits.flow.calibrate import calibrate
 from fewbits.flow.job import Job, Wish
+from fewbits.flow.pricing import price
 from fewbits.flow.remedies.equalise import equalise
+from fewbits.flow.remedies.refining import refine
 from fewbits.flow.remedies.smooth import smooth
-from fewbits.formats.scheme import INT8_TENSOR, UINT8_TENSOR, Scheme
+from fewbits.formats.scheme import INT4_SHIFTED_BLOCKS, INT8_TENSOR, UINT8_TENSOR, Scheme
 from fewbits.models import open_model
 from fewbits.models.protocol import Artifact
 from fewbits.plan import Choice
 from fewbits.smoothing import parse
 from fewbits.store import Run
 from fewbits.targets.protocol import Target
-from jobs import job, opened
+from fewbits.verify.acceptance import Objective
+from jobs import job, opened, site
 
 PER_TENSOR = Scheme(INT8_TENSOR, UINT8_TENSOR)
 
@@ -139,4 +142,19 @@ def test_tune_does_it_by_itself(tmp_path: Path) -> None:
     data = {"x": np.concatenate([network.seen, network.images])}
     result = fewbits.tune(proto, data, evaluate="agreement", objective="size", target="onnxruntime", threads=1)
     assert result.plan.equalised
-    assert fewbits.convert(proto, result.plan).content == result.artifact.content
+    assert fewbits.convert(proto, result.plan, codes=result.codes).content == result.artifact.content
+
+
+def test_codes_are_searched_for_the_weights_that_equalisation_leaves(tmp_path: Path) -> None:
+    proto, network = rescaled(1, 4.0)
+    data = {"x": np.concatenate([network.seen, network.images])}
+    one = equalise(job(opened(proto, data, objective=Objective.SIZE), tmp_path))
+    assert one.equalised
+    one = refine(replace(one, sites=price(one)))
+    wishes = {group.name: Wish(INT4_SHIFTED_BLOCKS, "") for group in one.groups if group.weight}
+    plan = one.plan(site(one), wishes, {}, "")
+    assert plan.codes
+    exact = run(proto, data)
+    assert error(run(one.conversions.of(plan), data), exact) < error(
+        run(one.conversions.of(replace(plan, codes={})), data), exact
+    )

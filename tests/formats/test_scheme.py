@@ -87,10 +87,14 @@ def test_a_range_at_every_call_needs_codes() -> None:
             Scheme(weight, activation, dynamic=True)
 
 
-def test_only_static_codes_are_smoothed() -> None:
-    for text in ("w:int8r/channel smoothed", "w:int8r/channel a:uint8/tensor dynamic smoothed"):
-        with pytest.raises(SchemeError):
-            Scheme.parse(text)
+def test_only_what_meets_codes_with_a_fixed_range_is_smoothed() -> None:
+    with pytest.raises(SchemeError):
+        Scheme.parse("w:int8r/channel a:uint8/tensor dynamic smoothed")
+    with pytest.raises(SchemeError, match="static"):
+        Scheme(smoothed=True)
+    alone = Scheme.parse("w:int4r/g32@0 smoothed")
+    assert (alone.smoothed, alone.is_weight_only, alone.is_static) == (True, True, False)
+    assert Scheme.parse(str(alone)) == alone
     with pytest.raises(SchemeError, match="static"):
         Scheme(INT8_CHANNEL, UINT8_TENSOR, dynamic=True, smoothed=True)
 

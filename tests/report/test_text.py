@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fewbits.measurement import Interval
 from fewbits.outcome import Outcome
 from fewbits.record import GroupRow, PredictedCost, RunRecord
+from fewbits.report.explain_text import render_explanations
 from fewbits.report.table import WIDTH
 from fewbits.report.text import render, summary
 
@@ -109,3 +110,15 @@ def test_rendering_needs_no_framework() -> None:
         [sys.executable, "-c", script, str(GOLDEN)], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.splitlines()[1] == "[]"
+
+
+def test_the_ways_codes_were_found_are_told(record: RunRecord) -> None:
+    first, *rest = record.groups
+    assert "Codes that were searched for" not in render(record)
+    codes = replace(first, codes="AWQ, then GPTQ, then AdaRound", codes_share=0.25, scheme="w:uint4/g64@0")
+    changed = replace(record, groups=(codes, *rest), explanations=())
+    for text in (render(changed), render_explanations(changed)):
+        (line,) = [line for line in text.splitlines() if "AWQ, then GPTQ, then AdaRound" in line]
+        assert first.name[:20] in line
+        assert line.endswith("0.25")
+    assert "AWQ" not in render_explanations(changed, "no such group")

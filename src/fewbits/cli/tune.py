@@ -149,8 +149,8 @@ def tune(
         str,
         typer.Option(
             metavar="low|medium|high",
-            help="How far remedies go that take time: none that search; codes of weights in few bits and corrected "
-            "biases; ranges chosen tensor by tensor, too.",
+            help="How far remedies go that take time: clipped ranges for weights in few bits; codes that are searched "
+            "for and corrected biases; more forms of 4 bits, more ways to find codes, ranges tensor by tensor, too.",
             rich_help_panel=_SEARCH,
         ),
     ] = "medium",

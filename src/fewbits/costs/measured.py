@@ -146,12 +146,14 @@ def _profiled(measuring: Measuring, scheme: Scheme, groups: Sequence[Group]) -> 
     wanted = {one.name for one in groups}
     channels = {name: measuring.values[operand].shape[-1] for name, operand in cut.inputs.items()}
     factors = {name: _factors(count) for name, count in channels.items()} if scheme.smoothed else {}
+    static = scheme.is_static
     plan = Plan(
         cut.model.sha256,
         {name: Choice(str(scheme), "to be measured") for name in sorted(wanted)},
-        dict.fromkeys([*names, *map(smoothed, factors)], _RANGE) if scheme.is_static else {},
+        dict.fromkeys([*names, *map(smoothed, factors)], _RANGE) if static else {},
         target=measuring.target.name,
-        smoothing=factors,
+        smoothing=factors if static else {},
+        scaling={} if static else factors,
     )
     inputs = {name: measuring.values[operand] for name, operand in cut.inputs.items()}
     executed = measuring.target.executed(cut.model.converted(plan), inputs, _CALLS)

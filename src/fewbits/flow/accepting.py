@@ -12,6 +12,7 @@ from fewbits.evaluation import Scores
 from fewbits.flow.floats import Floats
 from fewbits.flow.job import EVALUATION_BATCH, Job
 from fewbits.flow.names import ORIGINAL, TUNED
+from fewbits.flow.remedies.tried import Remedies
 from fewbits.flow.screening import Screened, not_executed, profile
 from fewbits.flow.searching import Searched
 from fewbits.flow.sessions import predictor
@@ -38,7 +39,8 @@ class Decision:
     the converted model that was measured, also where the original is returned. `target` is the runtime that serves
     what is returned, `site` the one that the search was on. `evaluations` counts those of the original, of the trials
     (each counts, however early it was stopped), and of the acceptance; `most_trials` is what the search could take.
-    Where the target is simulated, `predicted` has the costs, the one that was made small first.
+    Where the target is simulated, `predicted` has the costs, the one that was made small first. `remedies` are all that
+    were tried.
     """
 
     outcome: Outcome
@@ -68,6 +70,7 @@ class Decision:
     best_plan: Plan | None = None
     notes: tuple[str, ...] = ()
     explanations: tuple[Explanation, ...] = ()
+    remedies: Remedies = field(default_factory=dict)
 
     @property
     def objective(self) -> str:

@@ -12,6 +12,7 @@ from fewbits.data.batches import Arrays, Dataset
 from fewbits.evaluation import Predict
 from fewbits.flow.job import Job
 from fewbits.flow.observing import padded, samples_per_batch
+from fewbits.flow.real_positions import real_positions, without_padding
 from fewbits.flow.remedies.smooth import with_smoothed
 from fewbits.flow.sessions import predictor
 from fewbits.formats.integer import IntFormat
@@ -120,10 +121,10 @@ def _schemes(plan: Plan) -> list[Scheme]:
 def _errors(job: Job, names: Sequence[str], plan: Callable[[str], Plan], what: str) -> dict[str, float]:
     job.progress.stage(f"choose {what or 'calibration method'}", len(names))
     sample = search_sample(job, _SCORED_SAMPLES)
-    reference = list(outputs(job.original, sample))
+    reference = list(outputs(job, job.original, sample))
     errors: dict[str, float] = {}
     for name in names:
-        changed = kept_under(job, plan(name), lambda predict: list(outputs(predict, sample)))
+        changed = kept_under(job, plan(name), lambda predict: list(outputs(job, predict, sample)))
         errors[name] = output_error(reference, changed).value
         job.progress.advance(f"{name}: relative output error {errors[name]:.3g}")
     return errors
@@ -135,9 +136,11 @@ def search_sample(job: Job, samples: int) -> Dataset:
     return split.take(range(min(samples, split.samples)))
 
 
-def outputs(predict: Predict, data: Dataset) -> Iterator[Arrays]:
-    """Outputs of `predict`, one mapping per small batch."""
-    return (predict(batch.inputs) for batch in data.batches(_BATCH))
+def outputs(job: Job, predict: Predict, data: Dataset) -> Iterator[Arrays]:
+    """Outputs of `predict`, one mapping per small batch, without those at padded positions."""
+    for batch in data.batches(_BATCH):
+        real = real_positions(batch.inputs, job.mask)
+        yield {name: without_padding(array, real) for name, array in predict(batch.inputs).items()}
 
 
 def under(job: Job, plan: Plan, work: Callable[[Predict], T]) -> T:

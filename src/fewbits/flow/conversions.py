@@ -22,7 +22,7 @@ def plan_key(plan: Plan) -> str:
 
 def _remedies(plan: Plan) -> tuple[Mapping[str, str], ...]:
     """What of `plan` changes weights and biases besides its schemes."""
-    return plan.codes, plan.equalised, plan.smoothing, plan.means
+    return plan.codes, plan.equalised, plan.smoothing, plan.scaling, plan.means
 
 
 class Conversions:

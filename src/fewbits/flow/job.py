@@ -62,10 +62,11 @@ class Job:
     other, as latency is measured). `scratch` is a folder for files that only the measuring processes read, `cache` the
     file of measured costs, `measure` what harm is. `limits` is what the model may cost, `trials` how many plans may be
     evaluated (``None``: as many as the search is made for), `deadline` when the run has to end, by what its `pace`
-    foretells, `smoothing` the factors of the tensors that may be smoothed (`fewbits.smoothing`), `codes` the names
-    of the codes that were found for weights, by group and scheme (`fewbits.codes`), `shelf` where those are kept,
-    `equalised` the factors of channels that `model` is equalised by, `means` those of channels by which biases are
-    corrected, `remedies` what was tried, `effort` how far they go."""
+    foretells, `smoothing` the factors of the tensors that may be smoothed (`fewbits.smoothing`), `scaling` those
+    for readers whose weight alone is in codes, `codes` the names of the codes that were found for weights, by group and
+    scheme (`fewbits.codes`), `shelf` where those are kept, `equalised` the factors of channels that `model` is
+    equalised by, `means` those of channels by which biases are corrected, `remedies` what was tried, `effort` how far
+    they go; `mask` is the input that is 0 at padded positions, "" if there is none."""
 
     model: Model
     conversions: Conversions
@@ -91,11 +92,13 @@ class Job:
     limits: Limits = UNLIMITED
     trials: int | None = None
     smoothing: Mapping[str, str] = field(default_factory=dict)
+    scaling: Mapping[str, str] = field(default_factory=dict)
     codes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     equalised: Mapping[str, str] = field(default_factory=dict)
     means: Mapping[str, str] = field(default_factory=dict)
     remedies: Remedies = field(default_factory=dict)
     effort: Level = Level.MEDIUM
+    mask: str = ""
 
     def observe(self, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
         """The values that `tensors` of the model take; the original rests meanwhile."""
@@ -163,6 +166,7 @@ class Job:
             machine="" if is_simulated(site.name) else site.target.machine.summary(site.name.partition(":")[0]),
             calibration=calibration,
             smoothing=self._factors(choices),
+            scaling=self.scaling_of(choices),
             codes=self.codes_of(choices),
             equalised=self.equalised,
             means=self._means(choices),
@@ -179,8 +183,19 @@ class Job:
 
     def _factors(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:
         """Those of the tensors that are smoothed for the groups of `choices`."""
-        read = {group.operands[0] for group in self.groups if Scheme.parse(choices[group.name].scheme).smoothed}
+        read = self._smoothed(choices, static=True)
         return {tensor: factors for tensor, factors in self.smoothing.items() if tensor in read}
+
+    def scaling_of(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:
+        """The factors of the tensors that groups read whose weight alone is in codes and smoothed."""
+        read = self._smoothed(choices, static=False)
+        return {tensor: factors for tensor, factors in self.scaling.items() if tensor in read}
+
+    def _smoothed(self, choices: Mapping[str, Choice], *, static: bool) -> set[str]:
+        """What the groups of `choices` read whose schemes are smoothed, with static codes or with the weight alone."""
+        schemes = {name: Scheme.parse(choice.scheme) for name, choice in choices.items()}
+        found = {name for name, scheme in schemes.items() if scheme.smoothed and scheme.is_static is static}
+        return {group.operands[0] for group in self.groups if group.name in found}
 
     def _means(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:
         """Those of the tensors that static codes are made of for the groups of `choices`."""

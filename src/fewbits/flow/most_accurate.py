@@ -62,8 +62,8 @@ def search_most_accurate(
     found = bool(within) and best.row.within
     why_not = "" if within else f"Of the plans that were timed none is within the limits ({job.limits})"
     return Searched(
-        best.plan, best.evaluated, found, rows, front.table, front_rows(ladder, history, best.plan, plans, seconds),
-        front.correction, why_not,
+        job, best.plan, best.evaluated, found, rows, front.table,
+        front_rows(ladder, history, best.plan, plans, seconds), front.correction, why_not,
     )  # fmt: skip
 
 

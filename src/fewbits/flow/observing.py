@@ -8,6 +8,7 @@ from typing import Final
 from fewbits.data.batches import Arrays, Batch, Dataset
 from fewbits.data.padding import batch_size, pad
 from fewbits.flow.job import Job
+from fewbits.flow.real_positions import Real, real_positions
 
 _BYTES_PER_BATCH: Final = 64 << 20
 _MOST: Final = 16
@@ -15,9 +16,18 @@ _MOST: Final = 16
 
 def observed(job: Job, tensors: Sequence[str], samples: int) -> Iterator[Arrays]:
     """What `tensors` hold on the first `samples` samples of the calibration data, one mapping per batch."""
+    return (values for values, _ in observed_with_positions(job, tensors, samples, samples_per_batch(job, tensors)))
+
+
+def observed_with_positions(
+    job: Job, tensors: Sequence[str], samples: int, size: int
+) -> Iterator[tuple[Arrays, Real | None]]:
+    """The same in batches of `size`, each with its real positions (`fewbits.flow.real_positions`)."""
     split = job.splits.calibration
     data = split.take(range(min(samples, split.samples)))
-    return job.observe(padded(job, data, samples_per_batch(job, tensors)), tensors)
+    wanted = dict.fromkeys([*tensors, *([job.mask] if job.mask else [])])
+    for values in job.observe(padded(job, data, size), list(wanted)):
+        yield {name: values[name] for name in tensors}, real_positions(values, job.mask)
 
 
 def samples_per_batch(job: Job, tensors: Sequence[str]) -> int:

@@ -8,7 +8,7 @@ with what. A quick look at all of them leaves a few, which are timed carefully. 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from fewbits.benchmark import Candidate, compare
@@ -123,12 +123,18 @@ def _uniform(job: Job, site: Site) -> Mapping[str, Asked]:
     )
     return {
         f"{scheme.sort} products" if scheme.sort != "stored" else f"{scheme} products": {
-            group.name: Wish(scheme, _WHY)
+            group.name: Wish(one, _WHY)
             for group in job.groups
-            if _counts(group) and scheme in site.space.schemes[group.name]
+            if _counts(group) and (one := _closest(site, group, scheme)) is not None
         }
         for scheme in offered
     }
+
+
+def _closest(site: Site, group: Group, scheme: Scheme) -> Scheme | None:
+    """`scheme` if `group` may have it, or the same without factors of its inputs where those do not pay; else none."""
+    offered = site.space.schemes[group.name]
+    return next((one for one in (scheme, replace(scheme, smoothed=False)) if one in offered), None)
 
 
 def _counts(group: Group) -> bool:

@@ -68,7 +68,7 @@ def harms(
         if ranking_ends(job, number, len(alone)):
             break
         plan = plan_for({name: scheme})
-        key = f"{name} {scheme}"
+        key = f"{name} {scheme} {plan.codes.get(name, '')}".rstrip()
         found[name][str(scheme)] = _harm(job, key, plan, reference)
         job.progress.advance(f"{key}: {found[name][str(scheme)].value:.3g}")
     for scheme in dict.fromkeys(scheme for schemes in wanted.values() for scheme in schemes if scheme.is_cast):
@@ -82,7 +82,7 @@ def harms(
 
 def see(job: Job, predict: Predict) -> Seen:
     """What the job's measure reads of the model behind `predict`."""
-    seen = list(outputs(predict, search_sample(job, _SAMPLES)))
+    seen = list(outputs(job, predict, search_sample(job, _SAMPLES)))
     if not job.measure.scored:
         return Seen(seen)
     return Seen(seen, job.evaluator(predict, search_sample(job, _SCORED), EVALUATION_BATCH).per_sample)
@@ -143,7 +143,7 @@ def _first(used: Scheme, schemes: Sequence[Scheme]) -> tuple[Scheme, ...]:
 
 def _plan(job: Job, start: Plan, schemes: Mapping[str, Scheme]) -> Plan:
     choices = {name: Choice(str(scheme), "to be ranked") for name, scheme in schemes.items()}
-    return replace(start, choices=choices, codes=job.codes_of(choices))
+    return replace(start, choices=choices, codes=job.codes_of(choices), scaling=job.scaling_of(choices))
 
 
 def _shares(job: Job, names: list[str], found: Mapping[str, Mapping[str, Harm]]) -> Mapping[str, float]:

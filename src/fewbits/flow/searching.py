@@ -18,6 +18,7 @@ from fewbits.flow.job import EVALUATION_BATCH, Job, Wish
 from fewbits.flow.looks import Look, correction
 from fewbits.flow.memory import peaks
 from fewbits.flow.names import ORIGINAL
+from fewbits.flow.remedies.learning import learn_rounding
 from fewbits.flow.sessions import predictor
 from fewbits.flow.site import Site
 from fewbits.flow.time.deadline import Stage
@@ -50,10 +51,12 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """The best plan of the search, its loss on the selection split, whether it is within the budget and the limits, all
-    trials, the tables that the front was made from (empty if none was needed), the front, and what whole plans
-    corrected the predicted costs by; `why_not` says what no plan reached, "" if that is the budget."""
+    """The `job` with the codes that were found on the way; the best plan of the search, its loss on the selection
+    split, whether it is within the budget and the limits, all trials, the tables that the front was made from (empty if
+    none was needed), the front, and what whole plans corrected the predicted costs by; `why_not` says what no plan
+    reached, "" if that is the budget."""
 
+    job: Job
     plan: Plan
     evaluated: Evaluated
     found: bool
@@ -78,8 +81,9 @@ def search(job: Job, site: Site, start: Plan, baseline: Scores, looks: Sequence[
     holds = partial(_holds, job, baseline)
     if holds(first) or strategy.is_over(1):
         known, found = correction(job, site, looks), holds(first) or first.row.within
-        return Searched(start, first.evaluated, found, (first.row,), SensitivityTable({}), (), known)
-    climbed = climb(job, site, start, floats, looks)
+        return Searched(job, start, first.evaluated, found, (first.row,), SensitivityTable({}), (), known)
+    job, harms = learn_rounding(job, site, start)
+    climbed = climb(job, site, start, floats, looks, harms)
     ladder, plans = climbed.ladder, climbed.plans
     tell(job, trials_left(job))
     job.progress.stage("evaluate plans", strategy.most)
@@ -102,7 +106,7 @@ def search(job: Job, site: Site, start: Plan, baseline: Scores, looks: Sequence[
     timed = {id(one.plan): seconds[one.row.number] for one in made if one.row.number in seconds}
     front = front_rows(ladder, descended.history, best.plan, plans, timed)
     rows = tuple(one.row for one in made)
-    return Searched(best.plan, best.evaluated, found, rows, climbed.table, front, climbed.correction)
+    return Searched(job, best.plan, best.evaluated, found, rows, climbed.table, front, climbed.correction)
 
 
 def _elsewhere(

@@ -20,6 +20,8 @@ from fewbits.flow.conversions import Conversions
 from fewbits.flow.goals.effort import FULL, Effort
 from fewbits.flow.goals.goal import check_goal, streams_of
 from fewbits.flow.job import Job, refuse_quantised
+from fewbits.flow.real_positions import mask_of
+from fewbits.flow.remedies.offering import within_effort
 from fewbits.flow.serving import suited
 from fewbits.flow.sessions import Original, call_inputs
 from fewbits.flow.shelf import Shelf
@@ -90,6 +92,7 @@ class Opened:
     inputs: Arrays
     settings: Mapping[str, str]
     files: tuple[Path, ...]
+    mask: str = ""
 
     def job(
         self,
@@ -127,6 +130,7 @@ class Opened:
             progress=progress,
             threads=checked_threads(self.request.threads),
             streams=self.streams,
+            mask=self.mask,
         )
 
     @property
@@ -191,13 +195,14 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         inputs=call_inputs(splits.search, model.inputs, request.batch),
         settings=_settings(request, model, targets, evaluator, data, calibration),
         files=files if model.source is None else (*files, model.source, *model.original().reads),
+        mask=mask_of(model.graph, original, splits.calibration),
     )
 
 
 def _site(target: Target, model: Model, groups: tuple[Group, ...], request: Request) -> Site:
     isa = request.serve_on
     space = candidates(groups, request.rules, lambda one: suited(model, one, target.menu(model.graph, one), isa))
-    return Site(target, space, CostTable(target.name, {}))
+    return Site(target, within_effort(space, request.effort.level), CostTable(target.name, {}))
 
 
 def _that_serve(targets: tuple[Target, ...], model: Model, inputs: Arrays, progress: Progress) -> Sequence[Original]:

@@ -9,6 +9,7 @@ from statistics import median
 from fewbits.attribution import Share
 from fewbits.flow.accepting import Decision
 from fewbits.flow.job import Job
+from fewbits.flow.remedies.tried import found_codes
 from fewbits.flow.setup import Opened
 from fewbits.measurement import Comparison, MemoryComparison
 from fewbits.record import GroupRow, Prediction, RunRecord, SchemeRow
@@ -68,6 +69,7 @@ def _row(job: Job, decision: Decision, name: str) -> GroupRow:
     ran = decision.executed.get(name, _NONE)
     kind = next(str(group.kind) for group in job.groups if group.name == name)
     harms = decision.table.harm.get(name, {})
+    codes, share = found_codes(decision.remedies.get(name, ()), choice.scheme)
     return GroupRow(
         name=name,
         kind=kind,
@@ -79,6 +81,8 @@ def _row(job: Job, decision: Decision, name: str) -> GroupRow:
         float_seconds=decision.original_shares.get(name, _NONE).seconds,
         low_seconds=decision.low_shares.get(name, _NONE).seconds,
         schemes=tuple(_schemes(decision, name)),
+        codes=codes,
+        codes_share=share,
     )
 
 

@@ -105,8 +105,9 @@ def tune(
         max_trials: how many plans the search may evaluate; without it 5 (3 for ``"accuracy"``).
         max_seconds: about how long it may all take: seconds, or ``"10m"``. What can be shortened ends early then, with
             a note; acceptance is never left out.
-        effort: how far remedies go that take time: ``"low"`` (none that search), ``"medium"`` (codes of weights in few
-            bits, corrected biases), ``"high"`` (ranges tensor by tensor, too).
+        effort: how far remedies go that take time: ``"low"`` (clipped ranges for weights in few bits), ``"medium"``
+            (codes searched for by GPTQ, too, corrected biases), ``"high"`` (more forms of 4 bits; HQQ, AWQ, AdaRound;
+            ranges tensor by tensor).
         target: the runtime that will serve the model; ``simulated:mpic`` emulates hardware that is not at hand and
             makes the cost small that a model of it predicts (`fewbits.costs.plugins.cost_model`).
         threads: threads of the runtime, 0 for every core.
@@ -228,13 +229,14 @@ def decide(job: Job) -> Decision:
     else:
         find = search_most_accurate if job.objective is Objective.ACCURACY else search
         searched = find(job, site, plan, baseline, looks, floats)
+        job = searched.job
         if searched.plan.target != site.name:
             site = job.site(searched.plan.target)
             screened = shares(job, site, searched.plan)
         learned = searched.correction
         decision = accept(job, site, floats, searched, baseline, screened)
     ended = replace(bounded(job, floats, decision), plans=placed.comparison, correction=learned)
-    return replace(ended, explanations=explain(job, plan, ended))
+    return replace(ended, explanations=explain(job, plan, ended), remedies=job.remedies)
 
 
 def _baseline(job: Job) -> Scores:

@@ -10,6 +10,7 @@ The text form round-trips:
 ``w:int8r/channel a:uint8/token dynamic``  codes of the activation with a range found at every call
 ``w:int8r/channel a:uint8/tensor smoothed``  static, large channels of the activation moved into the weight before
 ``w:int4r/g32@0``                      the weight alone is stored in codes, products are computed in fp32
+``w:int4r/g32@0 smoothed``             the same, large channels of the activation moved into the weight before
 =====================================  ==========================================================================
 
 ``w`` is the second operand of the product (the weight; in attention, the second activation), ``a`` the first.
@@ -38,8 +39,9 @@ class Scheme:
     """Formats of both operands of a group; both ``None`` means that it stays in fp32.
 
     Without a scale (bf16, fp16) an operand is cast; an `activation` of ``None`` beside a `weight` leaves the
-    activation in fp32. `dynamic` activations find their range at every call; `smoothed` ones are static, divided by a
-    factor for each channel that the weight is multiplied by (SmoothQuant, Xiao et al. 2023, section 4).
+    activation in fp32. `dynamic` activations find their range at every call; `smoothed` ones are static or in fp32,
+    divided by a factor for each channel that the weight is multiplied by (SmoothQuant, Xiao et al. 2023, section 4;
+    with the weight alone in codes AWQ, Lin et al. 2023, section 3.2).
     Raises SchemeError for combinations that mean nothing.
     """
 
@@ -53,8 +55,8 @@ class Scheme:
             raise SchemeError("a scheme that names an activation (a:) names the second operand (w:) too")
         if self.dynamic and not isinstance(self.activation, ScaledFormat):
             raise SchemeError("only an activation in codes can find its range at every call (dynamic)")
-        if self.smoothed and (self.dynamic or not isinstance(self.activation, ScaledFormat)):
-            raise SchemeError("only an activation in static codes is smoothed")
+        if self.smoothed and (self.dynamic or not isinstance(self.weight, ScaledFormat)):
+            raise SchemeError("only an activation in static codes, or beside a weight in codes, is smoothed")
         if isinstance(self.weight, FloatFormat) != isinstance(self.activation, FloatFormat):
             raise SchemeError("a cast has the same format for both operands, for example bf16")
         if isinstance(self.weight, FloatFormat) and self.weight != self.activation:
@@ -91,7 +93,7 @@ class Scheme:
         if self.weight is None:
             return "fp32"
         if self.activation is None:
-            return f"w:{format_text(self.weight)}"
+            return " ".join([f"w:{format_text(self.weight)}", *[_SMOOTHED] * self.smoothed])
         if self.is_cast:
             return format_text(self.weight)
         text = f"w:{format_text(self.weight)} a:{format_text(self.activation)}"
@@ -169,5 +171,16 @@ INT4_ROWS = Scheme(ScaledFormat(IntFormat(4, signed=False), Channel()))
 """A table alone, each of its rows with a scale and a zero point (row-wise, as in FBGEMM)."""
 INT4_ROW_BLOCKS = Scheme(ScaledFormat(IntFormat(4, signed=False), Group(32)))
 """Tables and the matrices of recurrent layers alone, a scale and a zero point for 32 neighbours in a row."""
+INT4_OTHER_BLOCKS = (
+    Scheme(ScaledFormat(IntFormat(4, signed=True, restricted=True), Group(64, 0))),
+    Scheme(ScaledFormat(IntFormat(4, signed=False), Group(64, 0))),
+    Scheme(ScaledFormat(IntFormat(4, signed=True, restricted=True), Group(128, 0))),
+)
+"""Between these: one scale for 64 with and without zero points, one for 128 without."""
+INT4_SMOOTHED = tuple(
+    replace(scheme, smoothed=True)
+    for scheme in (INT4_BLOCKS, INT4_SHIFTED_BLOCKS, INT4_LONG_BLOCKS, *INT4_OTHER_BLOCKS)
+)
+"""All of them with large channels of the activation moved into the weight (AWQ)."""
 
 _SHORT = {"fp32": FP32, "bf16": BF16, "fp16": FP16, "tf32": TF32, "int8": INT8_STATIC}

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import onnx_ir as ir
 
+from fewbits.codes import Codes
 from fewbits.data.batches import Array
 from fewbits.errors import PlanError
 from fewbits.formats.scaled import ScaledFormat
@@ -20,7 +21,7 @@ from fewbits.grouping import LAYERS, Group
 from fewbits.means import parse
 from fewbits.models.onnx_gemm import is_transposed
 from fewbits.models.onnx_names import Names, array_of
-from fewbits.models.onnx_weights import decoded_weight, output_axis
+from fewbits.models.onnx_weights import decoded_weight
 from fewbits.refine.bias_correction import correct_analytically
 from fewbits.refine.layer import Layer
 
@@ -29,10 +30,13 @@ _BIAS: Final = 2
 
 class CorrectBiases(ir.passes.InPlacePass):
     """Corrects the biases of the groups that `schemes` names, all with static codes, as far as `means` (tensor → means
-    of its channels, as text) has what they read."""
+    of its channels, as text) has what they read; `codes`: those of weights that do not round to nearest, by node."""
 
-    def __init__(self, groups: Mapping[str, Group], schemes: Mapping[str, Scheme], means: Mapping[str, str]) -> None:
+    def __init__(
+        self, groups: Mapping[str, Group], schemes: Mapping[str, Scheme], means: Mapping[str, str], codes: Codes
+    ) -> None:
         super().__init__()
+        self._codes = codes
         self._groups = groups
         self._schemes = schemes
         self._means = means
@@ -41,7 +45,7 @@ class CorrectBiases(ir.passes.InPlacePass):
         """Change `model`; the result says whether any bias was corrected.
 
         Raises:
-            PlanError: there are not as many means as the tensor has channels.
+            PlanError: there are not as many means as the tensor has channels, or codes do not fit.
         """
         names = Names(model)
         nodes = {str(node.name): node for node in model.graph}
@@ -54,15 +58,15 @@ class CorrectBiases(ir.passes.InPlacePass):
                 # The means are those of the last axis.
                 continue
             assert isinstance(scheme.weight, ScaledFormat)
-            shift = _shift(nodes[name], scheme.weight, group.operands[0], parse(self._means[group.operands[0]]))
+            rounded = decoded_weight(nodes[name], scheme.weight, self._codes.get(name))
+            shift = _shift(nodes[name], rounded, group.operands[0], parse(self._means[group.operands[0]]))
             modified |= _add(names, group, nodes, shift)
         return ir.passes.PassResult(model, modified)
 
 
-def _shift(node: ir.Node, weight: ScaledFormat, tensor: str, means: Array) -> Array:
-    """What is to be added to the output channels of `node`."""
+def _shift(node: ir.Node, rounded: Array, tensor: str, means: Array) -> Array:
+    """What is to be added to the output channels of `node` whose weight became `rounded`."""
     values = array_of(node.inputs[1]).astype(np.float32)
-    rounded = decoded_weight(values, weight, output_axis(node))
     if node.op_type != "Conv" and not is_transposed(node):
         values, rounded = values.T, rounded.T
     groups = node.attributes["group"].as_int() if "group" in node.attributes else 1

@@ -81,7 +81,7 @@ def _coded(
 ) -> ir.Model:
     """`copy` with codes and casts, in the form that a runtime wants."""
     static = {name: made for name, made in low.items() if schemes[name].is_static}
-    copy = _passed(copy, SmoothOperands(low, schemes, plan.smoothing))
+    copy = _passed(copy, SmoothOperands(low, schemes, plan.smoothing, plan.scaling))
     stored = [name for name, scheme in schemes.items() if scheme.dynamic or scheme.is_weight_only]
     lower = MatMulToGemm(static if form.gemm else {})
     copy = _passed(copy, GemmToMatMul(stored), lower, common.RemoveUnusedNodesPass())
@@ -97,8 +97,8 @@ def _coded(
         CodeRecurrent(schemes),
         StoreRecurrent(schemes),
         CodeTables(schemes, decoded=not form.blocks),
-        CorrectBiases(groups, coded, ChainMap(dict(plan.means), means)),
-        InsertQuantizers(groups, coded, placement, ChainMap(dict(plan.ranges), aliases)),
+        CorrectBiases(groups, coded, ChainMap(dict(plan.means), means), codes),
+        InsertQuantizers(groups, coded, placement, ChainMap(dict(plan.ranges), aliases), codes),
         *((LimitMaxima(),) if form.limits else ()),
         CastOperands(groups, schemes, wide_weights=plan.wide_weights),
         *((SpreadCasts([*_decided(lowered, groups.values()), *plan.kept], _endless(lowered)),) if form.spreads else ()),

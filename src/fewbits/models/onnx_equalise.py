@@ -91,4 +91,13 @@ def _columns_times(node: ir.Node, weight: Array, factors: Array) -> Array:
 def _put(names: Names, node: ir.Node, place: int, values: Array) -> None:
     value = node.inputs[place]
     assert value is not None
-    node.replace_input_with(place, names.constant(f"{value.name}.equalised", values.astype(np.float32)))
+    alone, name, new = len(list(value.uses())) == 1, value.name, values.astype(np.float32)
+    # What only `node` reads keeps its name, by which everybody knows it (`Model.weight`).
+    if alone and value.is_initializer():
+        value.const_value = ir.tensor(new, name=name)
+        return
+    made = names.constant(f"{name}.equalised", new)
+    node.replace_input_with(place, made)
+    if alone:
+        value.name = f"{name}.plain"
+        made.name = name

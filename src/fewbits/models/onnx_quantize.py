@@ -13,6 +13,7 @@ from math import isfinite
 import numpy as np
 import onnx_ir as ir
 
+from fewbits.codes import Codes
 from fewbits.errors import PlanError
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.numerics.affine import Affine, of_range
@@ -30,7 +31,8 @@ _Pairs = Mapping[tuple[str, IntFormat], ir.Value]
 class InsertQuantizers(ir.passes.InPlacePass):
     """Quantises weights, biases and activations of the groups that `schemes` names.
 
-    `ranges` gives the range of every tensor that `placement` names.
+    `ranges` gives the range of every tensor that `placement` names, `codes` those of weights that do not round to
+    nearest, by node.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class InsertQuantizers(ir.passes.InPlacePass):
         schemes: Mapping[str, Scheme],
         placement: Placement,
         ranges: Mapping[str, tuple[float, float]],
+        codes: Codes,
     ) -> None:
         super().__init__()
+        self._codes = codes
         self._groups = groups
         self._schemes = schemes
         self._placement = placement
@@ -50,7 +54,7 @@ class InsertQuantizers(ir.passes.InPlacePass):
         """Change `model`; the result says whether anything was quantised.
 
         Raises:
-            PlanError: a range is missing or is none.
+            PlanError: a range is missing or is none, or codes do not fit.
         """
         names = Names(model)
         nodes = {str(node.name): node for node in model.graph}
@@ -62,7 +66,8 @@ class InsertQuantizers(ir.passes.InPlacePass):
             group = self._groups[name]
             if group.weight and isinstance(scheme.weight, ScaledFormat) and scheme.activation is not None:
                 activation = affine_of(group.operands[0], integer(scheme.activation), ranges)
-                weights.quantize(nodes[name], scheme.weight, output_axis(nodes[name]), float(activation.scale))
+                axis = output_axis(nodes[name])
+                weights.quantize(nodes[name], scheme.weight, axis, float(activation.scale), self._codes.get(name))
             elif group.constant:
                 weights.quantize_operand(nodes[name], *_constant(nodes[name], group, scheme))
         wanted = [*self._placement.writes.items(), *((name, f) for (_, name), f in self._placement.reads.items())]

@@ -13,14 +13,16 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from fewbits.codes import Codes
+from fewbits.data.batches import Array
 from fewbits.formats.granularity import Channel
 from fewbits.formats.granularity import Group as Block
 from fewbits.formats.numerics.affine import Affine
+from fewbits.formats.qtensor import QTensor
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme
 from fewbits.models.onnx_blocks import blocks_of, decode, replace, write_blocks, write_decoded
 from fewbits.models.onnx_names import Names, array_of
-from fewbits.models.onnx_weights import weight_affine, weight_codes
+from fewbits.models.onnx_weights import rounded_weight, weight_affine, weight_codes
 
 _MIDDLE = 128
 
@@ -28,7 +30,7 @@ _MIDDLE = 128
 class StoreWeights(ir.passes.InPlacePass):
     """Rewrites the MatMul nodes that `schemes` names, whose schemes are weight-only or dynamic.
 
-    `codes`: those of weights in blocks that are not to round to nearest, by node. `blocks`: write weight-only products
+    `codes`: those of weights that are not to round to nearest, by node. `blocks`: write weight-only products
     as MatMulNBits.
     """
 
@@ -45,24 +47,29 @@ class StoreWeights(ir.passes.InPlacePass):
             scheme = self._schemes.get(str(node.name))
             if scheme is None or not isinstance(scheme.weight, ScaledFormat) or node.op_type != "MatMul":
                 continue
+            given = self._codes.get(str(node.name))
             if scheme.dynamic:
-                _write_dynamic(model, names, node, scheme.weight)
+                _write_dynamic(model, names, node, scheme.weight, given)
             elif not isinstance(scheme.weight.granularity, Block):
-                _write_decoded(model, names, node, scheme.weight)
+                _write_decoded(model, names, node, scheme.weight, given)
             else:
-                found = blocks_of(node, scheme.weight, scheme.weight.granularity, self._codes.get(str(node.name)))
+                found = blocks_of(node, scheme.weight, scheme.weight.granularity, given)
                 (write_blocks if self._blocks else write_decoded)(model, names, node, found)
         return ir.passes.PassResult(model, bool(self._schemes))
 
 
-def _channel_codes(node: ir.Node, weight: ScaledFormat) -> tuple[NDArray[np.int8], Affine]:
-    values = array_of(node.inputs[1]).astype(np.float32, copy=False)
-    affine = weight_affine(values, weight, 1, None, 1.0)
-    return weight_codes(values, affine).astype(np.int8), affine
+def _channel_codes(
+    node: ir.Node, weight: ScaledFormat, given: QTensor[Array] | None, place: int = 1
+) -> tuple[NDArray[np.int8], Affine]:
+    found = rounded_weight(node, array_of(node.inputs[place]).astype(np.float32, copy=False), 1, given)
+    affine = weight_affine(found.values, weight, 1, None, 1.0, found.scale)
+    return weight_codes(found.values, affine).astype(np.int8), affine
 
 
-def _write_decoded(model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat) -> None:
-    codes, affine = _channel_codes(node, weight)
+def _write_decoded(
+    model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat, given: QTensor[Array] | None
+) -> None:
+    codes, affine = _channel_codes(node, weight, given)
     name = f"{node.name}.weight"
     stored = [
         names.constant(f"{name}.codes", codes),
@@ -73,11 +80,12 @@ def _write_decoded(model: ir.Model, names: Names, node: ir.Node, weight: ScaledF
     decode(model, names, node, stored, {"axis": 1} if per_channel else {})
 
 
-def _write_dynamic(model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat) -> None:
+def _write_dynamic(
+    model: ir.Model, names: Names, node: ir.Node, weight: ScaledFormat, given: QTensor[Array] | None
+) -> None:
     constant_first = node.inputs[0] is not None and node.inputs[0].const_value is not None
-    values = array_of(node.inputs[0 if constant_first else 1]).astype(np.float32, copy=False)
-    affine = weight_affine(values, weight, 1, None, 1.0)
-    codes, zero = weight_codes(values, affine).astype(np.int8), affine.zero_point.astype(np.int8)
+    codes, affine = _channel_codes(node, weight, given, 0 if constant_first else 1)
+    zero = affine.zero_point.astype(np.int8)
     if constant_first:
         # Kernels want unsigned codes first.
         codes, zero = (codes.astype(np.int16) + _MIDDLE).astype(np.uint8), (zero + np.int16(_MIDDLE)).astype(np.uint8)

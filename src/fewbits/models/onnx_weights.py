@@ -5,15 +5,20 @@ Weights are symmetric, biases int32 with the scale ``s_x * s_w`` (oneDNN; Rodrig
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from fewbits.codes import name_of
 from fewbits.data.batches import Array
+from fewbits.errors import PlanError
 from fewbits.formats.granularity import Channel, Tensor
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.numerics.affine import Affine, of_range, symmetric
-from fewbits.formats.quantize import quantize
+from fewbits.formats.qtensor import QTensor
+from fewbits.formats.quantize import dequantize, quantize
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import integer
 from fewbits.models.onnx_gemm import is_transposed
@@ -34,18 +39,27 @@ class WeightWriter:
         self._names = names
         self._stored: dict[_Key, tuple[ir.Value, ir.Value, ir.Value]] = {}
 
-    def quantize(self, node: ir.Node, weight: ScaledFormat, axis: int, activation_scale: float) -> None:
-        """Quantise the weight of `node`, whose output channels are `axis`, and its bias if it has one."""
+    def quantize(
+        self,
+        node: ir.Node,
+        weight: ScaledFormat,
+        axis: int,
+        activation_scale: float,
+        given: QTensor[Array] | None = None,
+    ) -> None:
+        """Quantise the weight of `node`, whose output channels are `axis`, and its bias if it has one; to the codes
+        that are `given`, or to nearest. Raises PlanError if the codes are not of its shape."""
         source, bias_source = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
         assert source is not None
-        values = array_of(source).astype(np.float32, copy=False)
+        found = rounded_weight(node, array_of(source).astype(np.float32, copy=False), axis, given)
+        values, what = found.values, "weight" if given is None else f"weight {name_of(given)}"
         bias = None
         if bias_source is not None:
-            given = array_of(bias_source).astype(np.float32).reshape(-1)
-            bias = np.broadcast_to(given, max(values.shape[axis], given.size))
-        affine = weight_affine(values, weight, axis, bias, activation_scale)
+            numbers = array_of(bias_source).astype(np.float32).reshape(-1)
+            bias = np.broadcast_to(numbers, max(values.shape[axis], numbers.size))
+        affine = weight_affine(values, weight, axis, bias, activation_scale, found.scale)
         # Only formats of 8 bits and less reach a runtime.
-        node.replace_input_with(1, self._decoded(node, "weight", source, values, affine, np.dtype(np.int8)))
+        node.replace_input_with(1, self._decoded(node, what, source, values, affine, np.dtype(np.int8)))
         if bias is not None and bias_source is not None:
             # The groups of a transposed convolution share their scales.
             repeats = bias.size // affine.scale.size if affine.scale.ndim else 1
@@ -74,6 +88,7 @@ class WeightWriter:
         dtype: np.dtype[np.integer],
     ) -> ir.Value:
         key = (source, f"{what} {dtype}", affine.scale.tobytes())
+        what = what.partition(" ")[0]
         if key not in self._stored:
             codes = bias_codes(values, affine.scale) if what == "bias" else weight_codes(values, affine)
             self._stored[key] = (
@@ -90,6 +105,30 @@ class WeightWriter:
         decoder.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         self._model.graph.insert_before(node, decoder)
         return decoder.outputs[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundedWeight:
+    """The `values` of a weight, and the `scale` of its output channels if they are on its steps already."""
+
+    values: NDArray[np.float32]
+    scale: NDArray[np.float32] | None = None
+
+
+def rounded_weight(
+    node: ir.Node, values: NDArray[np.float32], axis: int, given: QTensor[Array] | None
+) -> RoundedWeight:
+    """What the codes `given` for the weight of `node` stand for, which have its output channels, `axis` of it, first;
+    its own `values` if there are none. Raises PlanError if they are not of its shape."""
+    if given is None:
+        return RoundedWeight(values)
+    rows = np.moveaxis(dequantize(given).astype(np.float32), 0, axis)
+    if rows.shape != values.shape:
+        raise PlanError(
+            f"the plan's codes for the weight of {node.name} are of shape {rows.shape}, the weight is of "
+            f"{values.shape}; they were made for another model"
+        )
+    return RoundedWeight(rows, given.scale.reshape(-1).astype(np.float32))
 
 
 def weight_codes(weight: Array, affine: Affine) -> Array:
@@ -116,8 +155,12 @@ def _rows(affine: Affine, start: int, stop: int) -> Affine:
     return Affine(affine.format, affine.scale[start:stop], affine.zero_point[start:stop], 0)
 
 
-def decoded_weight(weight: NDArray[np.float32], operand: ScaledFormat, axis: int) -> Array:
-    """What is left of `weight`, whose output channels are `axis`, after rounding to nearest."""
+def decoded_weight(node: ir.Node, operand: ScaledFormat, given: QTensor[Array] | None) -> Array:
+    """What codes leave of the weight of `node`: those that are `given`, or rounding to nearest. Raises PlanError if the
+    codes are not of its shape."""
+    weight, axis = array_of(node.inputs[1]).astype(np.float32), output_axis(node)
+    if given is not None:
+        return rounded_weight(node, weight, axis, given).values
     affine = weight_affine(weight, operand, axis, None, 1.0)
     scale = affine.scale.reshape([-1 if place == affine.axis else 1 for place in range(weight.ndim)])
     return (weight_codes(weight, affine) * scale).astype(np.float32)
@@ -139,8 +182,10 @@ def weight_affine(
     axis: int,
     bias: NDArray[np.float32] | None,
     activation_scale: float,
+    scale: NDArray[np.float32] | None = None,
 ) -> Affine:
-    """Scales of a weight: per output channel (along `axis`) or for the whole tensor.
+    """Scales of a weight: per output channel (along `axis`) or for the whole tensor; the `scale` of channels if that is
+    given.
 
     A channel's scale grows where its int32 bias would overflow, and a channel of zeros takes the
     smallest scale of its neighbours, so that its bias keeps its precision.
@@ -152,10 +197,19 @@ def weight_affine(
     positive = absmax[absmax > 0]
     absmax = np.where(absmax > 0, absmax, positive.min() if positive.size else 1).astype(np.float32)
     affine = symmetric(absmax, integer(operand), axis if per_channel else None)
+    if scale is not None:
+        affine = Affine(
+            affine.format, np.where(_is_empty(weight, others), affine.scale, scale), affine.zero_point, axis
+        )
     if bias is None:
         return affine
     least = np.abs(bias).astype(np.float64) / (activation_scale * _BIAS_LIMIT)
     if per_channel and least.size > affine.scale.size:
         least = least.reshape(-1, affine.scale.size).max(axis=0)
-    scale = np.maximum(affine.scale, least if per_channel else least.max(initial=0)).astype(np.float32)
-    return Affine(affine.format, scale, affine.zero_point, affine.axis)
+    grown = np.maximum(affine.scale, least if per_channel else least.max(initial=0)).astype(np.float32)
+    return Affine(affine.format, grown, affine.zero_point, affine.axis)
+
+
+def _is_empty(weight: Array, others: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which channels hold zeros alone; `others` are the axes but theirs."""
+    return np.asarray(~(weight != 0).any(axis=others))

@@ -7,6 +7,7 @@ from math import log10
 from typing import Final
 
 from fewbits.record import Explanation, RemedyRow, RunRecord
+from fewbits.report.codes_found import codes_found
 from fewbits.report.table import heading, paragraph
 from fewbits.report.words import shortened, significant
 
@@ -25,12 +26,14 @@ def explained(record: RunRecord) -> list[str]:
 def render_explanations(record: RunRecord, pattern: str = "") -> str:
     """What ``fewbits explain`` shows, of the groups whose names hold `pattern`, ending with a newline."""
     found = [one for one in record.explanations if pattern in one.group]
-    if not record.explanations:
-        return "\n".join(paragraph(_NOTHING_RANKED)) + "\n"
+    codes = codes_found([row for row in record.groups if pattern in row.name])
+    if not record.explanations or (codes and not found):
+        lines = [] if record.explanations else paragraph(_NOTHING_RANKED)
+        return "\n".join([*lines, *([""] if lines and codes else []), *codes]) + "\n"
     if not found:
         names = ", ".join(shortened(one.group, _NAME_WIDTH) for one in record.explanations)
         return "\n".join(paragraph(f"No group with more than its share is called so; there are {names}.")) + "\n"
-    return "\n".join(_section(found)) + "\n"
+    return "\n".join([*_section(found), *([""] if codes else []), *codes]) + "\n"
 
 
 def _section(explanations: Sequence[Explanation]) -> list[str]:

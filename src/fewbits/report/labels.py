@@ -27,7 +27,7 @@ def scheme_labels(schemes: Iterable[str]) -> dict[str, str]:
 def _short(scheme: Scheme) -> str:
     bits = integer(scheme.weight).bits
     if scheme.is_weight_only:
-        return f"w{bits}"
+        return f"w{bits}{'~' if scheme.smoothed else ''}"
     activation = integer(scheme.activation).bits
     if activation != bits:
         return f"w{bits}a{activation}"

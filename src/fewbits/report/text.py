@@ -10,6 +10,7 @@ from fewbits.formats.scheme import FP32
 from fewbits.measurement import Comparison, Interval, Latency, Measure
 from fewbits.outcome import Outcome
 from fewbits.record import Accuracy, GroupRow, RunRecord
+from fewbits.report.codes_found import codes_found
 from fewbits.report.explain_text import explained
 from fewbits.report.harm import HarmText, harm_text
 from fewbits.report.labels import scheme_labels
@@ -45,6 +46,7 @@ def render(record: RunRecord) -> str:
         _trials(record),
         matter_most(record),
         explained(record),
+        codes_found(record.groups),
         _kernels(record),
         _groups(record),
         _machine(record),

@@ -19,7 +19,9 @@ from fewbits.formats.scheme import (
     FP16,
     INT4_BLOCKS,
     INT4_LONG_BLOCKS,
+    INT4_OTHER_BLOCKS,
     INT4_SHIFTED_BLOCKS,
+    INT4_SMOOTHED,
     INT8_BLOCKS,
     INT8_DYNAMIC,
     INT8_DYNAMIC_PAIR,
@@ -39,7 +41,11 @@ from fewbits.targets.protocol import Executed, Session
 _ERRORS_ONLY = 3
 _FATAL_ONLY = 4
 _WEIGHTS_APART = "session.optimized_model_external_initializers_file_name"
-_SCHEMES = (BF16, FP16, INT8_DYNAMIC, INT8_BLOCKS, INT4_BLOCKS, INT4_SHIFTED_BLOCKS, INT4_LONG_BLOCKS)
+_SCHEMES = (
+    *(BF16, FP16, INT8_DYNAMIC, INT8_BLOCKS, INT4_BLOCKS, INT4_SHIFTED_BLOCKS, INT4_LONG_BLOCKS),
+    *INT4_OTHER_BLOCKS,
+    *INT4_SMOOTHED,
+)
 _LOAD_ERRORS = (
     states.Fail,
     states.InvalidArgument,

@@ -14,11 +14,13 @@ class Level(StrEnum):
     """How far remedies go that take time before the search."""
 
     LOW = "low"
-    """None that has to search: weights round to nearest, biases stay."""
+    """Ranges of weights in few bits are clipped; biases stay."""
     MEDIUM = "medium"
-    """Codes of weights in few bits are searched for, and biases corrected."""
+    """Codes of such weights are searched for by GPTQ, too, ranges of weights in eight bits are clipped, and biases
+    corrected."""
     HIGH = "high"
-    """Ranges are chosen tensor by tensor besides, by what they do to the outputs."""
+    """Besides, more forms of four bits, more ways to find codes (HQQ, AWQ, GPTQ for eight bits, AdaRound where a plan
+    misses its budget), and ranges chosen tensor by tensor, by what they do to the outputs."""
 
 
 @dataclass(frozen=True, slots=True)

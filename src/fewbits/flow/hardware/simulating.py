@@ -70,6 +70,7 @@ def _search(job: Job, forecast: Forecast, planner: _Planner, baseline: Scores) -
         best = min(within, key=lambda one: one.row.loss)
     rows = front_rows(ladder, descended.history, best.plan, plans, {})
     return Searched(
+        job,
         best.plan,
         best.evaluated,
         bool(within),

@@ -11,7 +11,8 @@ import numpy as np
 from fewbits.flow.calibrate import errors_of
 from fewbits.flow.goals.effort import Level
 from fewbits.flow.job import Job
-from fewbits.flow.observing import observed
+from fewbits.flow.observing import observed_with_positions, samples_per_batch
+from fewbits.flow.real_positions import without_padding
 from fewbits.flow.remedies.smooth import with_smoothed
 from fewbits.flow.remedies.tried import Remedy, added
 from fewbits.graph import Kind
@@ -52,8 +53,10 @@ def _means(job: Job) -> dict[str, str]:
     axes |= {smoothed(tensor): -1 for tensor in job.smoothing if tensor in axes}
     found: dict[str, ChannelMean] = {}
     own = [tensor for tensor in axes if tensor in job.graph.tensors]
-    for values in with_smoothed(observed(job, own, _SAMPLES), job.smoothing):
+    size = samples_per_batch(job, own)
+    for seen, real in observed_with_positions(job, own, _SAMPLES, size):
+        (values,) = with_smoothed([seen], job.smoothing)
         for tensor, axis in axes.items():
-            array = values[tensor]
+            array = without_padding(values[tensor], real) if axis == -1 else values[tensor]
             found[tensor] = found.get(tensor, ChannelMean.empty(array.shape[axis])).update(array, axis)
     return {tensor: text(mean.mean) for tensor, mean in found.items() if np.isfinite(mean.total).all()}

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from fewbits.data.batches import Array
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.job import Job
-from fewbits.flow.observing import observed
+from fewbits.flow.observing import observed, observed_with_positions, samples_per_batch
+from fewbits.flow.real_positions import without_padding
 from fewbits.flow.remedies.sampled_rows import by_outputs
 from fewbits.flow.remedies.tried import Remedy, added
 from fewbits.graph import Kind
@@ -111,11 +112,13 @@ def _factors(job: Job, wanted: Sequence[Junction]) -> _Found:
 
 def _observed(job: Job, wanted: Sequence[Junction]) -> Mapping[str, _Seen]:
     found: dict[str, _Seen] = {}
-    for values in observed(job, [one.tensor for one in wanted], _SAMPLES):
+    tensors = [one.tensor for one in wanted]
+    for seen, real in observed_with_positions(job, tensors, _SAMPLES, samples_per_batch(job, tensors)):
         for one in wanted:
-            channels = values[one.tensor].shape[one.axis]
+            values = without_padding(seen[one.tensor], real) if one.axis == -1 else seen[one.tensor]
+            channels = values.shape[one.axis]
             nothing = _Seen(np.zeros(channels), np.zeros(channels), 0, 0.0)
-            found[one.tensor] = found.get(one.tensor, nothing).with_more(values[one.tensor], one.axis)
+            found[one.tensor] = found.get(one.tensor, nothing).with_more(values, one.axis)
     return found
 
 

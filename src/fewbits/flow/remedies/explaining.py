@@ -13,7 +13,7 @@ from fewbits.flow.accepting import Decision
 from fewbits.flow.job import Job
 from fewbits.flow.observing import observed
 from fewbits.flow.remedies.products import as_identity, as_product
-from fewbits.flow.remedies.tried import Remedy
+from fewbits.flow.remedies.tried import SMOOTHED, Remedy
 from fewbits.formats.granularity import Channel
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme, integer
@@ -149,5 +149,7 @@ def _figures(seen: Diagnosis | None) -> Mapping[str, float]:
 
 def _rows(tried: Sequence[Remedy], result: Scheme) -> Iterator[RemedyRow]:
     for one in tried:
-        fits = one.scheme in str(result) if one.scheme else result.is_static
+        fits = result.is_static and (not one.scheme or result.smoothed)
+        if one.scheme not in ("", SMOOTHED):
+            fits = one.scheme == str(result)
         yield RemedyRow(one.name, one.share, one.measured, used=one.taken and fits)

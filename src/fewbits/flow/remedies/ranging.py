@@ -60,7 +60,7 @@ def _descended(job: Job, plan: Plan, wanted: Mapping[frozenset[str], list[Range]
     most = min(_MOST, 1 + sum(len(options) - 1 for options in named.values()) * _SWEEPS)
     job.progress.stage("choose ranges by tensor", most)
     sample = search_sample(job, _SAMPLES)
-    reference = list(outputs(job.original, sample))
+    reference = list(outputs(job, job.original, sample))
     asked = 0
 
     def spread(chosen: Mapping[str, Range]) -> Found:
@@ -73,7 +73,8 @@ def _descended(job: Job, plan: Plan, wanted: Mapping[frozenset[str], list[Range]
         asked += 1
         changed = replace(plan, ranges={**plan.ranges, **spread(chosen)})
         error = job.pace.timed(
-            Work.FORM, lambda: output_error(reference, under(job, changed, lambda p: list(outputs(p, sample)))).value
+            Work.FORM,
+            lambda: output_error(reference, under(job, changed, lambda p: list(outputs(job, p, sample)))).value,
         )
         job.progress.advance(f"relative output error {error:.3g}")
         return error

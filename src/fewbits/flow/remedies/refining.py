@@ -1,7 +1,8 @@
-"""Codes for weights in few bits, searched for by the error of each layer's outputs on calibration data.
+"""Codes for weights, searched for by the error of each layer's outputs on calibration data.
 
-With eight bits rounding to nearest is as good as anything; with four it is not, and what a search finds costs nothing
-when the model runs.
+With eight bits rounding to nearest is mostly as good as anything; with four it is not, and what a search finds costs
+nothing when the model runs. Which ways are tried, the effort says: clipped ranges; GPTQ, too; or all. Factors of inputs
+(AWQ) may cost a multiplication, so they are schemes of their own, left only where they pay by the error of the layer.
 """
 
 from __future__ import annotations
@@ -18,46 +19,58 @@ from fewbits.data.batches import Array
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.goals.effort import Level
 from fewbits.flow.job import Job
-from fewbits.flow.remedies.sampled_rows import by_outputs, sampled_rows
+from fewbits.flow.remedies.few_bits import columns_first, is_in_few_bits, rows_format, wanted_schemes
+from fewbits.flow.remedies.moments import Moments, key_of, moments_of, weight_rows
 from fewbits.flow.remedies.tried import Remedy, added
 from fewbits.flow.site import Site
 from fewbits.flow.time.pace import Work
 from fewbits.flow.time.schedule import refining_ends
 from fewbits.formats.granularity import Group as Block
+from fewbits.formats.numerics.affine import of_range
 from fewbits.formats.qtensor import QTensor
+from fewbits.formats.quantize import fake_quantize, quantize
 from fewbits.formats.scaled import ScaledFormat
-from fewbits.formats.scheme import FP32, Scheme
+from fewbits.formats.scheme import Scheme, integer
 from fewbits.grouping import Group
-from fewbits.refine.best_codes import NEAREST, BestCodes, best_codes
-from fewbits.refine.gram import Gram
-from fewbits.refine.layer import linear_inputs
+from fewbits.refine.awq import search_factors
+from fewbits.refine.best_codes import ALL, BestCodes, Way, best_codes, judged
+from fewbits.refine.gram import output_errors
+from fewbits.saturation import may_saturate
+from fewbits.smoothing import parse, text
+from fewbits.space import Refusal
 
-_FEW_BITS: Final = 4
-_SAMPLES: Final = 128
-_ROWS: Final = 16384
-_APART: Final = 4
-"""Every fourth batch is kept apart to judge by."""
-_MOMENTS: Final = 1 << 30
-"""Bytes of second moments at a time."""
+_CLIPPED: Final = frozenset({Way.CLIPPED})
+_SOLVED: Final = _CLIPPED | {Way.GPTQ, Way.GPTQ_CLIPPED}
+_FEW: Final[Mapping[Level, frozenset[Way]]] = {Level.LOW: _CLIPPED, Level.MEDIUM: _SOLVED, Level.HIGH: ALL}
+"""What is tried for weights of few bits."""
+_MANY: Final[Mapping[Level, frozenset[Way]]] = {Level.LOW: frozenset(), Level.MEDIUM: _CLIPPED, Level.HIGH: _SOLVED}
+"""What is tried for weights of eight bits, or seven."""
+_GAIN: Final = 0.9
+"""Factors of inputs that do not lower the squared error of a layer to this share of that of its best codes without are
+not worth a multiplication."""
+_NO_GAIN: Final = "factors of its inputs would not lower the error of its codes"
+_NOT_LOOKED_FOR: Final = "no factors of its inputs were looked for"
 
 
 @dataclass(frozen=True, slots=True)
 class Search:
     """Codes that were searched for: their name, "" where rounding to nearest is best, the way they were found, and the
-    error of the layer with them over that of rounding to nearest."""
+    error of the layer with them over that of rounding to nearest, without factors; `factors` of its inputs if it has
+    any."""
 
     group: str
     scheme: str
     name: str
     by: str
     share: float
+    factors: str = ""
 
 
 def refine(job: Job) -> Job:
-    """`job` with codes for the weights whose schemes have few bits and may pay."""
-    wanted = {} if job.effort is Level.LOW else _wanted(job)
+    """`job` with codes for the weights whose schemes may pay, and without schemes with factors where these do not."""
+    wanted = wanted_schemes(job, channels=job.effort is not Level.LOW, blocks=job.effort is Level.HIGH)
     if not wanted:
-        return job
+        return _narrowed(job, [])
     kept = dict(job.shelf.read())
 
     def found() -> list[Search]:
@@ -75,47 +88,53 @@ def refine(job: Job) -> Job:
         if one.name:
             names.setdefault(one.group, {})[one.scheme] = one.name
     told = [
-        (one.group, Remedy(f"{one.by}, {one.scheme}", one.share, measured=True, taken=True, scheme=one.scheme))
+        (one.group, Remedy(f"{_words(one)}, {one.scheme}", one.share, measured=True, taken=True, scheme=one.scheme))
         for one in searched
         if one.name
     ]
+    tensors = {group.name: group.operands[0] for group in job.groups if group.operands}
+    scaling = {tensors[one.group]: one.factors for one in searched if one.factors}
     model = job.model.knowing(kept)
-    return replace(job, model=model, conversions=Conversions(model), codes=names, remedies=added(job.remedies, told))
-
-
-def _wanted(job: Job) -> Mapping[str, Sequence[Scheme]]:
-    """The schemes of few bits in blocks that may be on the front, by group."""
-    found: dict[str, dict[Scheme, None]] = {}
-    for site in job.sites:
-        for group in job.groups:
-            for scheme in site.space.schemes[group.name]:
-                if group.is_product and _in_few_bits(scheme) and (job.slower_may_pay or _pays(site, group, scheme)):
-                    found.setdefault(group.name, {})[scheme] = None
-    return {name: tuple(schemes) for name, schemes in found.items()}
-
-
-def _in_few_bits(scheme: Scheme) -> bool:
-    weight = scheme.weight
-    return (
-        scheme.is_weight_only
-        and isinstance(weight, ScaledFormat)
-        and weight.bits <= _FEW_BITS
-        and isinstance(weight.granularity, Block)
+    changed = replace(
+        job,
+        model=model,
+        conversions=Conversions(model),
+        codes=names,
+        scaling=scaling,
+        remedies=added(job.remedies, told),
     )
+    return _narrowed(changed, searched)
 
 
-def _pays(site: Site, group: Group, scheme: Scheme) -> bool:
-    costs = site.costs.usable(group.name)
-    own, float32 = costs.get(str(scheme)), costs.get(str(FP32))
-    return own is not None and float32 is not None and own.total < float32.total
+def _words(one: Search) -> str:
+    return f"AWQ, then {one.by}" if one.factors else one.by
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Moments:
-    """Second moments of a tensor's last axis: of the batches that codes are fitted to, and of those kept apart."""
+def _narrowed(job: Job, searched: Sequence[Search]) -> Job:
+    """`job` without the schemes with factors for the weight alone, but for those where they lower the error enough."""
+    shares = {(one.group, one.scheme): one.share for one in searched}
+    refused: dict[str, list[Refusal]] = {}
+    for group, scheme in _with_factors(job.sites):
+        share, plain = shares.get((group, str(scheme))), shares.get((group, str(replace(scheme, smoothed=False))))
+        if share is None or plain is None:
+            refused.setdefault(group, []).append(Refusal(scheme, _NOT_LOOKED_FOR))
+        elif share >= _GAIN * plain:
+            refused.setdefault(group, []).append(Refusal(scheme, _NO_GAIN))
+    if not refused:
+        return job
+    return replace(job, sites=tuple(replace(site, space=site.space.without(refused)) for site in job.sites))
 
-    fitted: Gram
-    apart: Gram
+
+def _with_factors(sites: Sequence[Site]) -> Sequence[tuple[str, Scheme]]:
+    return list(
+        dict.fromkeys(
+            (group, scheme)
+            for site in sites
+            for group, schemes in site.space.schemes.items()
+            for scheme in schemes
+            if scheme.is_weight_only and scheme.smoothed
+        )
+    )
 
 
 def _found(job: Job, wanted: Mapping[str, Sequence[Scheme]]) -> tuple[list[Search], Codes]:
@@ -124,64 +143,100 @@ def _found(job: Job, wanted: Mapping[str, Sequence[Scheme]]) -> tuple[list[Searc
     job.progress.stage("find codes for weights", of)
     searched: list[Search] = []
     codes: dict[str, QTensor[Array]] = {}
-    for depths in _portions(job, groups):
-        moments = _observed(job, depths)
-        for group in groups:
-            if group.operands[0] not in moments:
-                continue
-            seen = moments[group.operands[0]]
-            for scheme in wanted[group.name]:
+    for moments in moments_of(job, groups):
+        here = [group for group in groups if key_of(group) in moments]
+        factors = _factors(job, here, wanted, moments)
+        for group in here:
+            for one, best in _searched(job, group, wanted[group.name], moments[key_of(group)], factors):
+                searched.append(one)
+                if one.name:
+                    codes[one.name] = best.codes
+                job.progress.advance(
+                    f"{group.name} {one.scheme}: {one.share:.2f} of the error of rounding, by {_words(one)}"
+                )
                 if refining_ends(job, len(searched), of):
                     return searched, codes
-                best = job.pace.timed(Work.CODES, partial(_best, job, group, scheme, seen))
-                share = best.error / best.plain_error if best.plain_error > 0 else 1.0
-                name = "" if best.by == NEAREST else name_of(best.codes)
-                if name:
-                    codes[name] = best.codes
-                searched.append(Search(group.name, str(scheme), name, best.by, share))
-                job.progress.advance(f"{group.name} {scheme}: {share:.2f} of the error of rounding, by {best.by}")
     return searched, codes
 
 
-def _best(job: Job, group: Group, scheme: Scheme, seen: _Moments) -> BestCodes:
-    """Codes in the shape of the stored matrix (depth, columns)."""
-    weight, format = by_outputs(job, group), scheme.weight
-    assert isinstance(format, ScaledFormat) and isinstance(format.granularity, Block)
-    # The search has the depth along the last axis, what is stored along the first.
-    rows = replace(format, granularity=Block(format.granularity.size, -1))
-    found = best_codes(np.ascontiguousarray(weight, np.float32), seen.fitted, seen.apart, rows)
-    return replace(found, codes=_stored(found.codes, format))
+def _searched(
+    job: Job, group: Group, schemes: Sequence[Scheme], moments: Moments, factors: Mapping[str, str]
+) -> Iterator[tuple[Search, BestCodes]]:
+    """What is found for each of `schemes`, those without factors first."""
+    plain: dict[str, float] = {}
+    for scheme in sorted(schemes, key=lambda one: one.smoothed):
+        if scheme.smoothed and group.operands[0] not in factors:
+            continue
+        found = factors[group.operands[0]] if scheme.smoothed else ""
+        best = job.pace.timed(Work.CODES, partial(_best, job, group, scheme, moments, found))
+        without = str(replace(scheme, smoothed=False))
+        error = plain.setdefault(without, best.plain_error)
+        share = best.error / error if error > 0 else 1.0
+        # With factors even codes that round to nearest are kept: they are not those of the weight itself.
+        name = "" if best.by is Way.NEAREST and not found else name_of(best.codes)
+        yield Search(group.name, str(scheme), name, str(best.by), share, found), best
 
 
-def _stored(codes: QTensor[Array], format: ScaledFormat) -> QTensor[Array]:
-    found, scale, zero = (np.ascontiguousarray(array.T) for array in (codes.codes, codes.scale, codes.zero_point))
-    return QTensor(found, scale, zero, codes.tensor_scale, codes.table, format, codes.dtype)
+def _best(job: Job, group: Group, scheme: Scheme, moments: Moments, factors: str) -> BestCodes:
+    """Codes in the shape in which they are stored."""
+    weight, format = weight_rows(job, group), scheme.weight
+    assert isinstance(format, ScaledFormat)
+    ways = (_FEW if is_in_few_bits(scheme) else _MANY)[job.effort]
+    if factors:
+        by = parse(factors)
+        weight, moments = (weight * by).astype(np.float32), moments.divided(by)
+    if not is_in_few_bits(scheme) and not matters(weight, scheme, moments):
+        ways = frozenset()
+    found = best_codes(weight, moments.fitted, moments.apart, rows_format(format), ways)
+    if scheme.activation is not None and not is_as_safe(weight, found.codes):
+        found = judged(weight, moments.apart, rows_format(format), None)
+    return replace(found, codes=columns_first(found.codes, format))
 
 
-def _observed(job: Job, depths: Mapping[str, int]) -> Mapping[str, _Moments]:
-    moments = {tensor: _Moments(Gram.empty(depth), Gram.empty(depth)) for tensor, depth in depths.items()}
-    for number, seen in enumerate(sampled_rows(job, tuple(depths), _SAMPLES, _ROWS)):
-        for tensor, rows in seen.items():
-            before = moments[tensor]
-            if number % _APART == _APART - 1:
-                moments[tensor] = replace(before, apart=before.apart.update(linear_inputs(rows)))
-            else:
-                moments[tensor] = replace(before, fitted=before.fitted.update(linear_inputs(rows)))
-    return {tensor: one if one.apart.count else replace(one, apart=one.fitted) for tensor, one in moments.items()}
+def is_as_safe(weight: Array, codes: QTensor[Array]) -> bool:
+    """Whether sums of two products with `codes` fit into 16 bits wherever those with the nearest codes of `weight` do:
+    whether a CPU may serve was decided by those (`fewbits.flow.serving`)."""
+    assert isinstance(codes.format, ScaledFormat)
+    found, nearest = (_by_inputs(one.codes) for one in (codes, quantize(weight, codes.format)))
+    return not (may_saturate(found).any() and not may_saturate(nearest).any())
 
 
-def _portions(job: Job, groups: Sequence[Group]) -> Iterator[Mapping[str, int]]:
-    """The tensors that `groups` read and their channels, so many at a time as memory holds moments for."""
-    part: dict[str, int] = {}
-    for tensor, depth in {group.operands[0]: by_outputs(job, group).shape[1] for group in groups}.items():
-        if part and sum(_bytes(one) for one in (*part.values(), depth)) > _MOMENTS:
-            yield part
-            part = {}
-        part[tensor] = depth
-    if part:
-        yield part
+def _by_inputs(codes: Array) -> Array:
+    """Codes (outputs, inputs, *kernel) with neighbouring inputs beside each other: the order in which kernels sum."""
+    return np.moveaxis(codes, 1, -1).reshape(-1, codes.shape[1])
 
 
-def _bytes(depth: int) -> int:
-    """Of both sorts of moments."""
-    return 2 * np.dtype(np.float64).itemsize * depth**2
+def matters(weight: Array, scheme: Scheme, moments: Moments) -> bool:
+    """Whether rounding the weight costs more than rounding what it meets, which no codes of the weight make up for."""
+    if scheme.activation is None:
+        return True
+    assert isinstance(scheme.weight, ScaledFormat)
+    own = output_errors(fake_quantize(weight, rows_format(scheme.weight)).astype(np.float64) - weight, moments.apart)
+    step = float(of_range(moments.low, moments.high, integer(scheme.activation)).scale)
+    # Errors of rounding are spread evenly over a step.
+    return float(own.sum()) > step**2 / 12 * float(np.square(weight, dtype=np.float64).sum())
+
+
+def _factors(
+    job: Job, groups: Sequence[Group], wanted: Mapping[str, Sequence[Scheme]], moments: Mapping[str, Moments]
+) -> Mapping[str, str]:
+    """Tensor → factors of its channels for readers whose weight alone is in codes, where AWQ finds any; by the format
+    in which most inputs share a scale, since it needs them most."""
+    readers: dict[str, list[Group]] = {}
+    for group in groups:
+        if any(scheme.smoothed for scheme in wanted[group.name]):
+            readers.setdefault(group.operands[0], []).append(group)
+    found = {}
+    for tensor, reading in readers.items():
+        formats = [scheme.weight for one in reading for scheme in wanted[one.name] if scheme.smoothed]
+        longest = max((one for one in formats if isinstance(one, ScaledFormat)), key=_block)
+        weight = np.concatenate([weight_rows(job, one) for one in reading])
+        seen = moments[tensor]
+        best = search_factors(weight, seen.fitted, seen.magnitude.mean, rows_format(longest))
+        if best.error < best.plain_error:
+            found[tensor] = text(best.factors)
+    return found
+
+
+def _block(format: ScaledFormat) -> int:
+    return format.granularity.size if isinstance(format.granularity, Block) else 0

@@ -11,23 +11,23 @@ import numpy as np
 from fewbits.data.batches import Array, Arrays
 from fewbits.data.padding import batch_size
 from fewbits.flow.job import Job
-from fewbits.flow.observing import padded
+from fewbits.flow.observing import observed_with_positions
+from fewbits.flow.real_positions import without_padding
 from fewbits.grouping import Group
 
 _BATCH: Final = 8
 
 
 def sampled_rows(job: Job, tensors: Sequence[str], samples: int, rows: int) -> Iterator[Arrays]:
-    """About `rows` rows in all of each of `tensors`, from the first `samples` samples, one mapping per batch; rows that
-    hold NaN or infinity are left out."""
-    split = job.splits.calibration
-    data = split.take(range(min(samples, split.samples)))
-    fixed = batch_size(job.model.inputs, 0)
-    share = max(1, rows // ceil(max(data.samples, 1) / (fixed or _BATCH)))
-    for seen in job.observe(padded(job, data, fixed or _BATCH), tensors):
+    """About `rows` rows in all of each of `tensors`, from the first `samples` samples, one mapping per batch; rows of
+    padding, or that hold NaN or infinity, are left out."""
+    size = batch_size(job.model.inputs, 0) or _BATCH
+    share = max(1, rows // ceil(max(min(samples, job.splits.calibration.samples), 1) / size))
+    for seen, real in observed_with_positions(job, tensors, samples, size):
         found = {}
         for tensor in tensors:
-            flat = seen[tensor].reshape(-1, seen[tensor].shape[-1])
+            whole = without_padding(seen[tensor], real)
+            flat = whole.reshape(-1, whole.shape[-1])
             part = flat[:: max(1, len(flat) // share)][:share]
             found[tensor] = part[np.isfinite(part).all(axis=1)]
         yield found

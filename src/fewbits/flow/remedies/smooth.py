@@ -11,7 +11,7 @@ import numpy as np
 from fewbits.data.batches import Array, Arrays
 from fewbits.flow.job import Job
 from fewbits.flow.remedies.sampled_rows import by_outputs, sampled_rows
-from fewbits.flow.remedies.tried import Remedy, added
+from fewbits.flow.remedies.tried import SMOOTHED, Remedy, added
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import INT8_CHANNEL, UINT8_TENSOR
 from fewbits.grouping import Group
@@ -43,7 +43,7 @@ def smooth(job: Job) -> Job:
     tried = job.journal.step("smoothing", "factors", _Found, lambda: _factors(job, wanted)) if wanted else {}
     found = {tensor: factors for tensor, (factors, _) in tried.items() if factors}
     told = [
-        (group.name, Remedy("SmoothQuant", share, measured=True, taken=bool(factors), scheme="smoothed"))
+        (group.name, Remedy("SmoothQuant", share, measured=True, taken=bool(factors), scheme=SMOOTHED))
         for group in wanted
         if group.operands[0] in tried
         for factors, share in [tried[group.operands[0]]]
@@ -60,13 +60,13 @@ def with_smoothed(observations: Iterable[Arrays], smoothing: Mapping[str, str]) 
 
 
 def _offers(site: Site, group: Group) -> bool:
-    return any(scheme.smoothed for scheme in site.space.schemes[group.name])
+    return any(scheme.smoothed and scheme.is_static for scheme in site.space.schemes[group.name])
 
 
 def _narrowed(job: Job, site: Site, found: Mapping[str, str]) -> Site:
     without = {group.name for group in job.groups if group.operands and group.operands[0] not in found}
     refused = {
-        name: [Refusal(scheme, _NO_GAIN) for scheme in schemes if scheme.smoothed]
+        name: [Refusal(scheme, _NO_GAIN) for scheme in schemes if scheme.smoothed and scheme.is_static]
         for name, schemes in site.space.schemes.items()
         if name in without
     }

@@ -26,6 +26,7 @@ class Stage(StrEnum):
     SCREEN = "screen groups"
     RANK = "rank groups"
     REFINE = "find codes for weights"
+    LEARN = "learn how weights round"
     RANGE = "choose ranges by tensor"
     TIME = "time plans"
     LOOK = "time plans on the front"
@@ -42,6 +43,7 @@ _MEANING: Final[Mapping[Stage, str]] = {
         "and have no other scheme than fp32 and that of the fastest plan"
     ),
     Stage.REFINE: "codes were searched for {done} of {of} weights; the others round to nearest",
+    Stage.LEARN: "how weights round was learnt for {done} of {of}; the others keep their codes",
     Stage.RANGE: "ranges were tried out {done} of {of} times; better ones may be left",
     Stage.TIME: "{done} of up to {of} plans were timed to find the safest one within the limits; a safer one may be",
     Stage.LOOK: "{done} of {of} plans on the predicted front were timed; costs of single groups stand in for the rest",

@@ -22,6 +22,8 @@ class Work(StrEnum):
     """One scheme of one group ranked."""
     CODES = "codes"
     """Codes of one weight in one scheme searched for."""
+    ROUNDING = "rounding"
+    """How weights round learnt, for 1e9 products of a weight and a second moment."""
     ROUND = "round"
     """One candidate in one round of a careful comparison, with its share of the start."""
     LOOK = "look"

@@ -74,6 +74,12 @@ def refining_ends(job: Job, done: int, of: int) -> bool:
     return job.deadline.stops(Stage.REFINE, done, of, need)
 
 
+def learning_ends(job: Job, done: int, of: int, work: float) -> bool:
+    """Whether rounding is learnt for no more than `done` of `of` weights, for want of time for another's `work`."""
+    need = work * job.pace.each(Work.ROUNDING) + acceptance_seconds(job) + _FOLLOWING * trial_seconds(job)
+    return job.deadline.stops(Stage.LEARN, done, of, need)
+
+
 def ranging_ends(job: Job, done: int, of: int) -> bool:
     """Whether ranges are tried out no more than `done` of `of` times, for want of time."""
     need = job.pace.each(Work.FORM) + acceptance_seconds(job) + _FOLLOWING * trial_seconds(job)
