@@ -49,6 +49,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "space": {"formats", "grouping"},
     "placement": {"formats", "graph", "grouping"},
     "plan": {"formats"},
+    "transfer": {"eligibility", "formats", "graph", "grouping", "placement", "plan"},
     "smoothing": set(),
     "saturation": set(),
     "means": set(),
@@ -62,12 +63,12 @@ ALLOWED: Mapping[str, set[str]] = {
     "amounts": set(),
     "limits": {"amounts"},
     "record": {"evaluation", "limits"},
-    "models.protocol": DESCRIPTIONS | {"codes", "data"},
+    "models.protocol": DESCRIPTIONS | {"codes", "data", "transfer"},
     "models.pytorch.call_form": set(),
-    "models.pytorch.converted": {"models.pytorch.call_form", "models.protocol"},
+    "models.pytorch.converted": {"graph", "models.pytorch.call_form", "models.protocol"},
     "models": DESCRIPTIONS
     | TORCH_ARTEFACT
-    | {"codes", "dialect", "data", "means", "models.protocol", "refine", "smoothing"},
+    | {"codes", "dialect", "data", "means", "models.protocol", "refine", "smoothing", "transfer"},
     "targets.protocol": DESCRIPTIONS | {"data", "models.protocol"},
     "targets": DESCRIPTIONS | {"costs", "data"} | SEAMS | TORCH_ARTEFACT,
     "attribution": DESCRIPTIONS | {"targets.protocol"},
@@ -100,6 +101,7 @@ ALLOWED: Mapping[str, set[str]] = {
         "refine",
         "sensitivity",
         "smoothing",
+        "transfer",
         "verify",
     }
     | {"benchmark", "memory", "store", "report"}

@@ -9,7 +9,7 @@ before it is quantised), ``pricing`` (``probing``), ``calibrate``, ``placing``, 
   loss within limits; ``memory``, ``footprint`` where memory counts; ``hardware`` for what is not at hand.
 * What a run takes, and its limits: ``time``.
 * Of all: ``observing``, ``conversions``, ``sessions``, ``shelf``, ``scratch``, ``names``, ``result``.
-* Other commands: ``benching``, ``inspecting``, ``running``, ``serving``.
+* Other commands: ``benching``, ``inspecting``, ``running``, ``serving``, ``transferring``.
 """
 
 from fewbits.flow.benching import BenchReport, bench
@@ -17,6 +17,7 @@ from fewbits.flow.inspecting import Inspection, convert, elsewhere, inspect
 from fewbits.flow.result import Result
 from fewbits.flow.running import run
 from fewbits.flow.serving import SaturationRow, saturation
+from fewbits.flow.transferring import export_onnx, plan_for_module, plan_for_onnx
 from fewbits.flow.tuning import tune
 
 __all__ = [
@@ -27,7 +28,10 @@ __all__ = [
     "bench",
     "convert",
     "elsewhere",
+    "export_onnx",
     "inspect",
+    "plan_for_module",
+    "plan_for_onnx",
     "run",
     "saturation",
     "tune",

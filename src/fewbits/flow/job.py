@@ -13,23 +13,25 @@ from fewbits.errors import ModelError
 from fewbits.evaluation import Evaluator, Predict
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.goals.effort import Level
+from fewbits.flow.names import ORIGINAL
 from fewbits.flow.remedies.tried import Remedies
 from fewbits.flow.scratch import write_scratch
 from fewbits.flow.shelf import Shelf
-from fewbits.flow.site import Site
+from fewbits.flow.site import Rival, Site
 from fewbits.flow.time.deadline import Deadline
 from fewbits.flow.time.pace import Pace
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
 from fewbits.limits import UNLIMITED, Limits
-from fewbits.models.protocol import Model
+from fewbits.models.protocol import Artifact, Model
 from fewbits.placement import between_codes, settle
 from fewbits.plan import Choice, Plan, smoothed
 from fewbits.progress import Progress
 from fewbits.sensitivity.measure import Measure
 from fewbits.store import Journal
 from fewbits.targets import is_simulated
+from fewbits.targets.protocol import Target
 from fewbits.verify.acceptance import Objective
 from fewbits.verify.splits import Splits
 
@@ -64,7 +66,8 @@ class Job:
     foretells, `smoothing` the factors of the tensors that may be smoothed (`fewbits.smoothing`), `codes` the names
     of the codes that were found for weights, by group and scheme (`fewbits.codes`), `shelf` where those are kept,
     `equalised` the factors of channels that `model` is equalised by, `means` those of channels by which biases are
-    corrected, `remedies` what was tried, `effort` how far they go."""
+    corrected, `remedies` what was tried, `effort` how far they go, `rivals` the runtimes of other representations, with
+    which the original is compared (`fewbits.flow.contest`)."""
 
     model: Model
     conversions: Conversions
@@ -95,6 +98,7 @@ class Job:
     means: Mapping[str, str] = field(default_factory=dict)
     remedies: Remedies = field(default_factory=dict)
     effort: Level = Level.MEDIUM
+    rivals: tuple[Rival, ...] = ()
 
     @property
     def for_size(self) -> bool:
@@ -132,6 +136,30 @@ class Job:
     def site(self, target: str) -> Site:
         """The site of the runtime `target`. Raises KeyError."""
         return {site.name: site for site in self.sites}[target]
+
+    def home(self, target: str) -> Site:
+        """The site of the runtime `target`; the first one if that serves another representation."""
+        return next((site for site in self.sites if site.name == target), self.sites[0])
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The names of all that run the original: those of the sites, then those of rivals."""
+        return (*(site.name for site in self.sites), *(rival.target.name for rival in self.rivals))
+
+    def target(self, name: str) -> Target:
+        """The runtime `name`, a site's or a rival's. Raises KeyError."""
+        own, others = [site.target for site in self.sites], [rival.target for rival in self.rivals]
+        return {target.name: target for target in (*own, *others)}[name]
+
+    def original_on(self, target: str) -> Artifact:
+        """The original as the runtime `target` reads it."""
+        elsewhere = {rival.target.name: rival.original for rival in self.rivals}
+        return elsewhere[target] if target in elsewhere else self.model.original()
+
+    def original_file(self, target: str) -> Path:
+        """A file of the original as the runtime `target` reads it. Raises StorageError."""
+        own = target in {site.name for site in self.sites}
+        return self.candidate_file(ORIGINAL if own else f"{ORIGINAL}_elsewhere", self.original_on(target).content)
 
     def plan(self, site: Site, asked: Asked, ranges: Ranges, calibration: str) -> Plan:
         """The groups that `asked` names in their schemes, as far as they keep a neighbour; the rest in fp32."""

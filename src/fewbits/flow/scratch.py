@@ -21,6 +21,18 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def part_folder(folder: Path, number: int) -> Path:
+    """A folder of its own within `folder` for each but the first (0) of several parts. Raises StorageError."""
+    if not number:
+        return folder
+    found = folder / str(number)
+    try:
+        found.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StorageError(_sorry(f"make the temporary folder {found}", error)) from error
+    return found
+
+
 def write_scratch(path: Path, content: bytes) -> Path:
     """Write `content` to `path` and give `path` back. Raises StorageError."""
     try:

@@ -11,10 +11,10 @@ from fewbits.errors import ModelError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-    from torch.nn import Module
+    from torch.nn import Module as Module
 
     from fewbits.data.weights import Weights
-    from fewbits.models.protocol import Model
+    from fewbits.models.protocol import Artifact, Model, Served, Twins
 
 ModelSource = Union[str, Path, bytes, "ModelProto", "Module", "Model"]
 
@@ -49,6 +49,44 @@ def open_model(source: ModelSource, items: Sequence[object] = ()) -> Model:
     )
 
 
+def open_twins(model: Model) -> Twins:
+    """The PyTorch model `model` beside its ONNX export, which torch.onnx makes of it.
+
+    Raises:
+        ModelError: it is no PyTorch model; onnxscript is not installed; an operator has no form in ONNX.
+    """
+    if not (_knows_torch() and _is_torch_model(model)):
+        raise ModelError("only a PyTorch module has an ONNX export; give a torch.nn.Module with example data")
+    from fewbits.models.pytorch.onnx_export import twins_of  # noqa: PLC0415  as above
+
+    return twins_of(model)
+
+
+def open_served(path: Path) -> Served:
+    """The model in the file at `path`, to be run as it is: ONNX, or a converted module that was stored (``.pt``). A
+    stored module holds code: open only what you trust, as with ``torch.load``. Raises ModelError."""
+    from fewbits.models.protocol import TORCH, Served  # noqa: PLC0415  as above
+
+    if path.suffix != TORCH:
+        model = open_model(path)
+        return Served(model.inputs, model.original())
+    from fewbits.models.pytorch.stored import served  # noqa: PLC0415  as above
+
+    return served(path)
+
+
+def open_module(source: str | Path | bytes | Artifact) -> Module:
+    """The PyTorch module in an artifact of `fewbits.convert` or `fewbits.tune`, or in its bytes or file: it is called
+    like the original. It holds code: open only what you trust, as with ``torch.load``.
+
+    Raises:
+        ModelError: it is none.
+    """
+    from fewbits.models.pytorch.stored import module_of  # noqa: PLC0415  as above
+
+    return module_of(source)
+
+
 def is_module(source: object) -> TypeGuard[Module]:
     """Whether `source` is a PyTorch module."""
     if not _knows_torch():
@@ -80,4 +118,4 @@ def open_tensors(path: Path) -> Weights:
     return onnx_tensors.open_tensors(path)
 
 
-__all__ = ["ModelSource", "is_module", "open_model", "open_tensors"]
+__all__ = ["ModelSource", "is_module", "open_model", "open_module", "open_served", "open_tensors", "open_twins"]

@@ -12,13 +12,19 @@ from fewbits.data.batches import Array, Arrays, Batch
 from fewbits.graph import Graph, Tensor
 from fewbits.grouping import Group
 from fewbits.plan import Plan
+from fewbits.transfer import Correspondence
+
+ONNX = ".onnx"
+TORCH = ".pt"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a target opens: the bytes of an ONNX model that is complete in itself."""
+    """What a target opens: the bytes of a model that is complete in itself; `suffix` is that of its file, ``.onnx`` or,
+    for a stored PyTorch module, ``.pt``."""
 
     content: bytes
+    suffix: str = ONNX
 
     @property
     def size(self) -> int:
@@ -33,6 +39,24 @@ class Regions:
 
     model: Model
     inputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as it is stored, to be run: what it reads, and what a target opens."""
+
+    inputs: Sequence[Tensor]
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class Twins:
+    """One model in two representations: a PyTorch `module` and its `onnx` export. `same` pairs groups and tensors of
+    the first with those of the second."""
+
+    module: Model
+    onnx: Model
+    same: Correspondence
 
 
 class Model(Protocol):

@@ -9,26 +9,34 @@ import torch
 from torch import fx, nn
 
 from fewbits.errors import ModelError
-from fewbits.models.protocol import Artifact
+from fewbits.graph import Tensor
+from fewbits.models.protocol import TORCH, Artifact
 from fewbits.models.pytorch.call_form import CallForm, output_names
 
 
 class Converted(nn.Module):
     """A converted model. It takes and gives what the original does; `schemes` says how its groups compute, `labels`
-    what each of its calls, in order, stands for: a node of the model, or a tensor and what is done to it.
+    what each of its calls, in order, stands for: a node of the model, or a tensor and what is done to it; `reads`
+    describes its flat inputs.
 
     ``state_dict``, ``torch.save``, ``copy.deepcopy`` and ``torch.compile`` work as with any module. It is for
     inference: its parameters do not require gradients, and there is no training mode.
     """
 
     def __init__(
-        self, module: fx.GraphModule, call: CallForm, schemes: Mapping[str, str], labels: Sequence[str]
+        self,
+        module: fx.GraphModule,
+        call: CallForm,
+        schemes: Mapping[str, str],
+        labels: Sequence[str],
+        reads: Sequence[Tensor] = (),
     ) -> None:
         super().__init__()
         self.graph_module = module
         self.call = call
         self.schemes = dict(schemes)
         self.labels = tuple(labels)
+        self.reads = tuple(reads)
         super().train(False)
 
     def forward(self, *args: object, **kwargs: object) -> object:
@@ -72,7 +80,7 @@ def artifact(module: Converted) -> Artifact:
     """`module` as bytes that `opened` reads."""
     stream = io.BytesIO()
     torch.save(module, stream)
-    return Artifact(stream.getvalue())
+    return Artifact(stream.getvalue(), TORCH)
 
 
 def opened(content: bytes, device: str = "cpu") -> Converted:

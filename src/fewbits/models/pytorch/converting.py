@@ -11,7 +11,7 @@ from fewbits.eligibility import obstacle
 from fewbits.errors import PlanError
 from fewbits.formats.floating import BF16, FP16, FloatFormat
 from fewbits.formats.scheme import Scheme
-from fewbits.graph import Graph, Kind
+from fewbits.graph import Graph, Kind, Tensor
 from fewbits.grouping import Group, group
 from fewbits.models.pytorch.casting import cast, spread
 from fewbits.models.pytorch.converted import Converted
@@ -56,18 +56,23 @@ def convert(program: Program, described: Described, plan: Plan) -> Converted:
     stands = {made: labels[before] for before, made in found.made.items() if before in labels}
     stands |= {node: f"{labels.get(source, source.name)}.{what}" for (source, what), node in found.casts.items()}
     every_scheme = {made.name: str(schemes.get(made.name, Scheme())) for made in every}
-    return Converted(module, program.call, every_scheme, _labels(found.graph, stands))
+    return Converted(module, program.call, every_scheme, _labels(found.graph, stands), _reads(described.graph))
 
 
 def plain(program: Program, described: Described) -> Converted:
     """`program` as it is."""
     schemes = {made.name: "fp32" for made in group(described.graph)}
-    return Converted(program.module, program.call, schemes, _labels(program.graph, described.names))
+    labels = _labels(program.graph, described.names)
+    return Converted(program.module, program.call, schemes, labels, _reads(described.graph))
 
 
 def _labels(graph: fx.Graph, known: Mapping[fx.Node, str]) -> Sequence[str]:
     """A label for every call of `graph`."""
     return [known.get(node, node.name) for node in graph.nodes if node.op in ("call_function", "call_module")]
+
+
+def _reads(graph: Graph) -> Sequence[Tensor]:
+    return tuple(graph.tensors[name] for name in graph.inputs)
 
 
 def _low(graph: Graph, plan: Plan) -> Mapping[str, Group]:
