@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fewbits.formats.quantize import dequantize, fake_quantize, quantize
     from fewbits.formats.rounding import NoiseKey
     from fewbits.formats.scheme import Scheme
-    from fewbits.models import open_model, open_module
+    from fewbits.models import open_model, open_module, package
     from fewbits.outcome import Outcome
     from fewbits.plan import Plan
     from fewbits.space import Rule
@@ -76,6 +76,7 @@ __all__ = [
     "open_model",
     "open_module",
     "open_target",
+    "package",
     "plan_for_module",
     "plan_for_onnx",
     "quantize",
@@ -116,7 +117,7 @@ _HOMES = {
     "fewbits.formats.quantize": ("dequantize", "fake_quantize", "quantize"),
     "fewbits.formats.rounding": ("NoiseKey",),
     "fewbits.formats.scheme": ("Scheme",),
-    "fewbits.models": ("open_model", "open_module"),
+    "fewbits.models": ("open_model", "open_module", "package"),
     "fewbits.outcome": ("Outcome",),
     "fewbits.plan": ("Plan",),
     "fewbits.space": ("Rule",),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, Union
 
-from fewbits.errors import ModelError
+from fewbits.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -87,6 +87,23 @@ def open_module(source: str | Path | bytes | Artifact) -> Module:
     return module_of(source)
 
 
+def package(module: Module | Artifact | str | Path | bytes, path: str | Path) -> Path:
+    """Compile a converted module (`Result.module`, or an artifact or file of one) ahead of time by AOTInductor, and
+    write the package to `path`, a name that ends in ``.pt2``: C++ programs load it without Python (examples/cpp).
+
+    Raises:
+        ModelError: it is no converted module, or cannot be traced.
+        ToolError: it cannot be compiled; a C++ compiler is needed.
+        UsageError: another name.
+    """
+    destination = Path(path)
+    if destination.suffix != ".pt2":
+        raise UsageError(f"a package has a name that ends in .pt2, such as {destination.with_suffix('.pt2')}")
+    from fewbits.models.pytorch.stored import packaged  # noqa: PLC0415  as above
+
+    return packaged(module, destination)
+
+
 def is_module(source: object) -> TypeGuard[Module]:
     """Whether `source` is a PyTorch module."""
     if not _knows_torch():
@@ -118,4 +135,13 @@ def open_tensors(path: Path) -> Weights:
     return onnx_tensors.open_tensors(path)
 
 
-__all__ = ["ModelSource", "is_module", "open_model", "open_module", "open_served", "open_tensors", "open_twins"]
+__all__ = [
+    "ModelSource",
+    "is_module",
+    "open_model",
+    "open_module",
+    "open_served",
+    "open_tensors",
+    "open_twins",
+    "package",
+]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from fewbits.errors import ModelError
 from fewbits.models.protocol import TORCH, Artifact, Served
 from fewbits.models.pytorch.converted import Converted, opened
+from fewbits.models.pytorch.package import package
 
 
 def module_of(source: str | Path | bytes | Artifact) -> Converted:
@@ -18,6 +21,17 @@ def module_of(source: str | Path | bytes | Artifact) -> Converted:
             return opened(source)
         case _:
             return opened(_read(Path(source)))
+
+
+def packaged(source: nn.Module | Artifact | str | Path | bytes, path: Path) -> Path:
+    """A converted module, or what `module_of` reads, as a package for C++. Raises ModelError, ToolError."""
+    if not isinstance(source, nn.Module):
+        return package(module_of(source), path)
+    if not isinstance(source, Converted):
+        raise ModelError(
+            f"{type(source).__name__} is no converted module; give Result.module, or open_module of what convert gives"
+        )
+    return package(source, path)
 
 
 def served(path: Path) -> Served:
