@@ -53,9 +53,7 @@ def test_the_python_in_the_page_on_formats_runs(tmp_path: Path, monkeypatch: pyt
         assert names["restored"].shape == names["weight"].shape
 
 
-def test_the_python_in_the_page_on_pytorch_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed: Timing
-) -> None:
+def test_the_python_in_the_page_on_pytorch_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed: Timing) -> None:
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[1] / "docs" / "pytorch.md").read_text(encoding="utf-8")
     tuning, carrying = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
