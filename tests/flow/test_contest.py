@@ -12,7 +12,7 @@ from torch import nn
 
 from fewbits import Outcome, Result, flow, tune
 from fewbits.benchmark import Candidate
-from fewbits.errors import RunError, TargetError, UsageError
+from fewbits.errors import MetricError, RunError, TargetError, UsageError
 from fewbits.flow.names import ORIGINAL
 from fewbits.models import open_module
 from fewbits.plan import Plan
@@ -164,3 +164,28 @@ def _onnx_file(folder: Path) -> Path:
     path = folder / "model.onnx"
     path.write_bytes(flow.export_onnx(net(), data()[:1]).onnx.original().content)
     return path
+
+
+def test_a_metric_that_does_not_work_is_told_before_anything_is_timed(timed: Timing) -> None:
+    def broken(predict: object) -> float:
+        return float("nan")
+
+    with pytest.raises(MetricError):
+        tune(net(), data(), evaluate=broken, higher_is_better=True, max_loss=0.05, threads=1)
+    assert not timed.asked
+
+
+def test_a_time_limit_searches_one_representation_and_says_so(timed: Timing) -> None:
+    result = tuned(timed, on_torch=0.5, max_seconds=3600)
+    assert result.is_module
+    assert any("were searched, for want of time" in note for note in result.record.notes)
+    assert timed.priced == [MODULE]
+
+
+def test_a_saved_module_is_a_file_like_any_other(timed: Timing, tmp_path: Path) -> None:
+    result = tuned(timed, on_torch=0.5, target=MODULE)
+    assert result.save(tmp_path / "plain") == tmp_path / "plain.pt"
+    x = torch.from_numpy(data()[0])
+    assert torch.equal(torch.load(tmp_path / "plain.pt", weights_only=False)(x), result.module(x))
+    with pytest.raises(UsageError, match=r"\.pt"):
+        result.save(tmp_path / "model.onnx")

@@ -25,10 +25,12 @@ Decide = Callable[[Job, float], Decision]
 _ACCEPTANCE = 2
 
 
-def contest(jobs: Sequence[Job], decide: Decide) -> tuple[Job, Decision]:
-    """The best of what `decide` gives for `jobs`, and its job; on a time limit only the most promising is searched."""
+def contest(jobs: Sequence[Job], decide: Decide, check: Callable[[Job], object]) -> tuple[Job, Decision]:
+    """The best of what `decide` gives for `jobs`, and its job; on a time limit only the most promising is searched.
+    `check` comes first: it says whether the metric works, before anything that takes long."""
     if len(jobs) == 1:
         return jobs[0], decide(jobs[0], 0.0)
+    check(jobs[0])
     floats = time_floats(jobs[0])
     first, *others = sorted(jobs, key=lambda job: floats.fastest not in {site.name for site in job.sites})
     found = [(first, decide(first, 0.0))]

@@ -88,14 +88,15 @@ class Result:
     def save(self, path: str | Path) -> Path:
         """Write the model to `path`, whole or not at all: as ONNX, or for a name that ends in ``.xml`` as OpenVINO's
         intermediate representation with its ``.bin`` beside it; a module as ``.pt`` (or ``.pth``), which
-        `fewbits.open_module` and ``torch.load`` read. A name without a suffix gets that of what is served.
+        `fewbits.open_module` and ``torch.load`` read. A name without a suffix gets that of what is served, unless it is
+        there already.
 
         Raises:
             StorageError: it could not be written.
             UsageError: an ``.xml`` of a model that another runtime serves; ``.onnx`` for a module, or the reverse.
         """
         given = Path(path)
-        destination = given if given.suffix else given.with_suffix(self.artifact.suffix)
+        destination = given if given.suffix or given.exists() else given.with_suffix(self.artifact.suffix)
         modules, models = (".pt", ".pth"), (".onnx", ".xml")
         if destination.suffix in (models if self.is_module else modules):
             what = "a PyTorch module" if self.is_module else "an ONNX model"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fewbits.data import DataSource
 from fewbits.data.raw import look
 from fewbits.errors import PlanError
+from fewbits.flow.site import Rival
 from fewbits.models import ModelSource, is_module, open_model, open_twins
 from fewbits.models.protocol import Model, Twins
 from fewbits.plan import Plan
@@ -56,11 +58,13 @@ def plan_for_module(
     return carry(plan, side, twins.same.turned, target)
 
 
-def other_plan(plan: Plan, twins: Twins) -> Carried:
-    """`plan`, made for one of `twins`, for the other one. Raises PlanError if it is for neither."""
+def other_plan(plan: Plan, twins: Twins, rivals: Sequence[Rival]) -> Carried:
+    """`plan`, made for one of `twins`, for the other one, written for the first of the `rivals` that serve that. Raises
+    PlanError if it is for neither."""
+    target = next((rival.target.name for rival in rivals), "")
     if plan.model_sha256 == twins.module.sha256:
-        return plan_for_onnx(plan, twins)
-    return plan_for_module(plan, twins)
+        return plan_for_onnx(plan, twins, target=target)
+    return plan_for_module(plan, twins, target=target)
 
 
 def _check(plan: Plan, model: Model, what: str, *, force: bool) -> None:

@@ -161,10 +161,10 @@ def tune(
     with scratch_folder() as scratch:
         opened = open_request(model, request, progress)
         with _run(out, opened, force=force, resume=resume) as run:
-            job, decision = contest(opened.jobs(run, scratch, progress, perf_counter, started), decide)
+            job, decision = contest(opened.jobs(run, scratch, progress, perf_counter, started), decide, _baseline)
             record = sum_up(job, opened, decision, perf_counter() - started, resumed=run.resumed)
             serving = job.target(decision.target)
-            other = None if opened.twins is None else other_plan(decision.plan, opened.twins)
+            other = None if opened.twins is None else other_plan(decision.plan, opened.twins, job.rivals)
             job.shelf.keep({*decision.plan.codes.values(), *(decision.best_plan or decision.plan).codes.values()})
             result = Result(
                 decision.artifact,

@@ -37,6 +37,7 @@ def converted() -> Converted:
     return model.module(plan_of(model, BF16))
 
 
+@pytest.mark.timeout(600)  # a minute, unless compilers wait for each other
 @pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # the compiler stack's own
 def test_a_program_without_python_gives_what_the_module_does(tmp_path: Path) -> None:
