@@ -49,7 +49,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "space": {"formats", "grouping"},
     "placement": {"formats", "graph", "grouping"},
     "plan": {"formats"},
-    "transfer": {"eligibility", "formats", "graph", "grouping", "placement", "plan"},
+    "transfer": {"formats", "graph", "grouping", "placement", "plan"},
     "smoothing": set(),
     "saturation": set(),
     "means": set(),

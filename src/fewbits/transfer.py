@@ -7,11 +7,10 @@ is found from where the nodes of one graph come from in the other, never from wh
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from fewbits.eligibility import obstacle
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group, group
@@ -63,13 +62,14 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """The representation that a plan is carried to. `gives_floats` and `casts_tables` as in
-    `fewbits.eligibility.obstacle`; `scales`: whether channels between products can be divided (`Plan.equalised`)."""
+    """The representation that a plan is carried to. `obstacle` says why a group cannot have a scheme there, "" if it
+    can. `gives_floats`: a product on codes gives floats, so that only what it reads needs a range; `scales`: channels
+    between products can be divided (`Plan.equalised`)."""
 
     graph: Graph
     sha256: str
+    obstacle: Callable[[Graph, Group, Scheme], str]
     gives_floats: bool = False
-    casts_tables: bool = False
     scales: bool = True
 
 
@@ -113,7 +113,7 @@ def carry(plan: Plan, side: Side, same: Correspondence, target: str = "") -> Car
     wanted = _wanted(plan, same, left)
     groups = {made.name: made for made in group(side.graph)}
     choices = {name: _possible(side, groups[name], choice, smoothing, left) for name, choice in wanted.items()}
-    choices = _with_ranges(side.graph, groups, choices, ranges, left)
+    choices = _with_ranges(side, groups, choices, ranges, left)
     low = {name for name, choice in choices.items() if choice.scheme != str(FP32)}
     carried = replace(
         plan,
@@ -161,7 +161,7 @@ def _wanted(plan: Plan, same: Correspondence, left: list[Left]) -> dict[str, Cho
 
 def _possible(side: Side, made: Group, choice: Choice, smoothing: Mapping[str, str], left: list[Left]) -> Choice:
     scheme = Scheme.parse(choice.scheme)
-    reason = obstacle(side.graph, made, scheme, gives_floats=side.gives_floats, casts_tables=side.casts_tables)
+    reason = side.obstacle(side.graph, made, scheme)
     if not reason and scheme.smoothed and made.operands[0] not in smoothing:
         reason = f"the factors of {made.operands[0]} are not known there"
     if not reason:
@@ -171,7 +171,7 @@ def _possible(side: Side, made: Group, choice: Choice, smoothing: Mapping[str, s
 
 
 def _with_ranges(
-    graph: Graph,
+    side: Side,
     groups: Mapping[str, Group],
     choices: Mapping[str, Choice],
     ranges: Mapping[str, tuple[float, float]],
@@ -182,16 +182,30 @@ def _with_ranges(
     while True:
         schemes = {name: Scheme.parse(choice.scheme) for name, choice in found.items()}
         static = [groups[name] for name, scheme in schemes.items() if scheme.is_static]
-        placed = place(graph, tuple(groups.values()), schemes)
-        coded = {*placed.writes, *(name for _, name in placed.reads)}
-        unknown = {name for name in coded if name not in ranges and smoothed(name) not in ranges}
-        stuck = [made.name for made in static if not unknown.isdisjoint((*made.operands, made.inner))]
+        unknown = {name for name in _coded(side, groups, static, schemes) if not _known(name, ranges)}
+        # Readers first: without them, what gives the tensor may give floats.
+        reading = [made.name for made in static if not unknown.isdisjoint(made.operands)]
+        stuck = reading or [made.name for made in static if made.inner in unknown]
         if not stuck:
             return found
         for name in stuck:
             reason = "the range of what it reads or gives is not known there"
             found[name] = Choice(str(FP32), reason)
             left.append(Left("scheme", name, reason))
+
+
+def _coded(
+    side: Side, groups: Mapping[str, Group], static: Sequence[Group], schemes: Mapping[str, Scheme]
+) -> frozenset[str]:
+    """The tensors that become codes."""
+    if side.gives_floats:
+        return frozenset(name for made in static for name in made.operands)
+    placed = place(side.graph, tuple(groups.values()), schemes)
+    return frozenset((*placed.writes, *(name for _, name in placed.reads)))
+
+
+def _known(name: str, ranges: Mapping[str, tuple[float, float]]) -> bool:
+    return name in ranges or smoothed(name) in ranges
 
 
 def _carried(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from fewbits.data import DataSource
 from fewbits.data.raw import look
+from fewbits.eligibility import obstacle
 from fewbits.errors import PlanError
 from fewbits.flow.site import Rival
 from fewbits.models import ModelSource, is_module, open_model, open_twins
 from fewbits.models.protocol import Model, Twins
 from fewbits.plan import Plan
 from fewbits.transfer import Carried, Side, carry
+
+_module_obstacle = partial(obstacle, gives_floats=True, casts_tables=True)
 
 
 def open_source(source: ModelSource, data: DataSource | None) -> Model:
@@ -44,7 +48,7 @@ def plan_for_onnx(
     """
     twins = export_onnx(module, data)
     _check(plan, twins.module, "module", force=force)
-    return carry(plan, Side(twins.onnx.graph, twins.onnx.sha256), twins.same, target)
+    return carry(plan, Side(twins.onnx.graph, twins.onnx.sha256, obstacle), twins.same, target)
 
 
 def plan_for_module(
@@ -54,7 +58,7 @@ def plan_for_module(
     `plan_for_onnx` does the other way round. Raises as that."""
     twins = export_onnx(module, data)
     _check(plan, twins.onnx, "ONNX export", force=force)
-    side = Side(twins.module.graph, twins.module.sha256, gives_floats=True, casts_tables=True, scales=False)
+    side = Side(twins.module.graph, twins.module.sha256, _module_obstacle, gives_floats=True, scales=False)
     return carry(plan, side, twins.same.turned, target)
 
 
