@@ -50,6 +50,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "space": {"formats", "grouping"},
     "placement": {"formats", "graph", "grouping"},
     "plan": {"formats"},
+    "transfer": {"formats", "graph", "grouping", "placement", "plan"},
     "smoothing": set(),
     "masking": {"graph"},
     "saturation": set(),
@@ -64,14 +65,14 @@ ALLOWED: Mapping[str, set[str]] = {
     "amounts": set(),
     "limits": {"amounts"},
     "record": {"evaluation", "limits"},
-    "models.protocol": DESCRIPTIONS | {"codes", "data"},
+    "models.protocol": DESCRIPTIONS | {"codes", "data", "transfer"},
     "models.pytorch.call_form": set(),
-    "models.pytorch.converted": {"models.pytorch.call_form", "models.protocol", "files"},
+    "models.pytorch.converted": {"files", "graph", "models.pytorch.call_form", "models.protocol"},
     "config": {"budget"},
     "mixing": {"config", "formats", "graph", "grouping", "plan"},
     "models": DESCRIPTIONS
     | TORCH_ARTEFACT
-    | {"codes", "files", "dialect", "data", "means", "models.protocol", "refine", "smoothing"},
+    | {"codes", "files", "dialect", "data", "means", "models.protocol", "refine", "smoothing", "transfer"},
     "targets.protocol": DESCRIPTIONS | {"data", "models.protocol"},
     "targets": DESCRIPTIONS | {"costs", "data"} | SEAMS | TORCH_ARTEFACT,
     "attribution": DESCRIPTIONS | {"targets.protocol"},
@@ -109,6 +110,7 @@ ALLOWED: Mapping[str, set[str]] = {
         "refine",
         "sensitivity",
         "smoothing",
+        "transfer",
         "verify",
     }
     | {"benchmark", "memory", "store", "report"}

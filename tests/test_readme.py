@@ -7,9 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fewbits import Outcome, open_model, open_target
 from fewbits.demo import demo_calibration, demo_data, demo_model
+from fewbits.formats.scheme import BF16
+from fewbits.models.pytorch.model import TorchModel
+from timing import Timing
+from torch_nets import Residual, plan_of
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -46,6 +51,22 @@ def test_the_python_in_the_page_on_formats_runs(tmp_path: Path, monkeypatch: pyt
         names: dict[str, Any] = {}
         exec(block, names)
         assert names["restored"].shape == names["weight"].shape
+
+
+def test_the_python_in_the_page_on_pytorch_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed: Timing) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "pytorch.md").read_text(encoding="utf-8")
+    tuning, carrying = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    module = Residual().eval()
+    x = torch.randn(64, 3, 8, 8)
+    names: dict[str, Any] = {"model": module, "loader": [x[:32], x[32:]]}
+    exec(tuning, names)
+    assert names["result"].target
+    one = TorchModel.of_items(module, [x])
+    names["plan"] = plan_of(one, BF16)
+    exec(carrying, names)
+    assert names["back"].plan.low == names["plan"].low
+    assert torch.allclose(names["converted"](x), module(x), atol=0.1)
 
 
 def test_every_command_in_the_table_exists() -> None:

@@ -305,6 +305,19 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(
         assert (tmp_path / RunFile.MODEL).read_bytes() == b"new"
 
 
+def test_a_part_of_a_run_has_steps_of_its_own_but_for_those_that_are_shared(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "run", {}) as run:
+        part = run.journal.part("other", {"baseline"})
+        assert run.journal.step("baseline", "a", int, lambda: 1) == 1
+        assert run.journal.step("search", "a", int, lambda: 2) == 2
+        assert part.step("baseline", "a", int, lambda: 9) == 1
+        assert part.step("search", "a", int, lambda: 3) == 3
+        assert ("search", "a") in part and ("search", "b") not in part
+    with Run.create(tmp_path / "run", {}, resume=True) as run:
+        assert run.journal.part("other", {"baseline"}).step("search", "a", int, lambda: 9) == 3
+        assert run.journal.step("search", "a", int, lambda: 9) == 2
+
+
 @pytest.mark.parametrize("room", [0, 7])
 def test_a_full_disk_keeps_the_journal_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     with Run.create(tmp_path, SETTINGS) as run:

@@ -37,6 +37,43 @@ class Residual(nn.Module):
         return self.classifier(self.active(y).mean((2, 3)))
 
 
+class Mobile(nn.Module):
+    """Inverted residual blocks with depthwise convolutions, ReLU6 and squeeze-and-excite, as in MobileNets."""
+
+    def __init__(self, channels: int = 8) -> None:
+        super().__init__()
+        wide = 4 * channels
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(channels), nn.Hardswish()
+        )
+        self.expand = nn.Sequential(nn.Conv2d(channels, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6())
+        self.depthwise = nn.Sequential(
+            nn.Conv2d(wide, wide, 3, padding=1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()
+        )
+        self.squeeze = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(wide, channels, 1),
+            nn.ReLU(),
+            nn.Conv2d(channels, wide, 1),
+            nn.Hardsigmoid(),
+        )
+        self.project = nn.Sequential(nn.Conv2d(wide, channels, 1, bias=False), nn.BatchNorm2d(channels))
+        self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(channels, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.depthwise(self.expand(x))
+        return self.classifier(x + self.project(y * self.squeeze(y)))
+
+
+def with_own_weights(module: nn.Module) -> nn.Module:
+    """`module` without two layers that are alike: a stack begins as copies of one layer."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return module
+
+
 def encoder(layers: int = 12, width: int = 16) -> nn.Module:
     """A stack of torch's own encoder layers."""
     layer = nn.TransformerEncoderLayer(width, 2, 2 * width, batch_first=True)

@@ -29,14 +29,14 @@ if TYPE_CHECKING:
         UsageError,
         WorkerError,
     )
-    from fewbits.flow import Result, bench, convert, inspect, tune
+    from fewbits.flow import Result, bench, convert, export_onnx, inspect, plan_for_module, plan_for_onnx, tune
     from fewbits.formats.files import load_tensors, save_tensors
     from fewbits.formats.kernels.autograd import fake_quantize_ste
     from fewbits.formats.qtensor import QTensor
     from fewbits.formats.quantize import dequantize, fake_quantize, quantize
     from fewbits.formats.rounding import NoiseKey
     from fewbits.formats.scheme import Scheme
-    from fewbits.models import open_model
+    from fewbits.models import open_model, open_module, package
     from fewbits.outcome import Outcome
     from fewbits.plan import Plan
     from fewbits.space import Rule
@@ -72,12 +72,17 @@ __all__ = [
     "bench",
     "convert",
     "dequantize",
+    "export_onnx",
     "fake_quantize",
     "fake_quantize_ste",
     "inspect",
     "load_tensors",
     "open_model",
+    "open_module",
     "open_target",
+    "package",
+    "plan_for_module",
+    "plan_for_onnx",
     "quantize",
     "save_tensors",
     "tune",
@@ -102,14 +107,23 @@ _HOMES = {
         "UsageError",
         "WorkerError",
     ),
-    "fewbits.flow": ("Result", "bench", "convert", "inspect", "tune"),
+    "fewbits.flow": (
+        "Result",
+        "bench",
+        "convert",
+        "export_onnx",
+        "inspect",
+        "plan_for_module",
+        "plan_for_onnx",
+        "tune",
+    ),
     "fewbits.formats.files": ("load_tensors", "save_tensors"),
     "fewbits.formats.kernels.autograd": ("fake_quantize_ste",),
     "fewbits.formats.qtensor": ("QTensor",),
     "fewbits.formats.quantize": ("dequantize", "fake_quantize", "quantize"),
     "fewbits.formats.rounding": ("NoiseKey",),
     "fewbits.formats.scheme": ("Scheme",),
-    "fewbits.models": ("open_model",),
+    "fewbits.models": ("open_model", "open_module", "package"),
     "fewbits.outcome": ("Outcome",),
     "fewbits.plan": ("Plan",),
     "fewbits.space": ("Rule",),

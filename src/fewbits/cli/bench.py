@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 
 
 def bench(
-    models: Annotated[list[Path], typer.Argument(help="ONNX files; the first is the baseline.", show_default=False)],
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help=".onnx or .pt files, or directories of runs; the first is the baseline.", show_default=False
+        ),
+    ],
     data: Data,
     target: Target = "auto",
     threads: Threads = 0,

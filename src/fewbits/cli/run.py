@@ -14,7 +14,7 @@ from fewbits.console import stderr_progress
 
 def run(
     source: Annotated[
-        Path, typer.Argument(help="The directory of a finished run, or an ONNX file.", show_default=False)
+        Path, typer.Argument(help="The directory of a finished run, or an .onnx or .pt file.", show_default=False)
     ],
     data: Data,
     output: Annotated[Path, typer.Option(help="The .npz to write: one array per output.", show_default=False)],
@@ -23,7 +23,9 @@ def run(
     batch: Annotated[int, typer.Option(min=1, help="Samples per call.")] = 16,
     force: Force = False,
 ) -> None:
-    """Run the model of a run on the runtime that it was tuned for, or an ONNX file, and store its outputs.
+    """Run the model of a run on the runtime that it was tuned for, or a file, and store its outputs.
+
+    A .pt file holds code, as all that torch.load reads: run only what you trust.
 
     Example: fewbits run runs/my-model --data inputs.npz --output outputs.npz
     """

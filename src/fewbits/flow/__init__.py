@@ -9,7 +9,7 @@ before it is quantised), ``pricing`` (``probing``), ``calibrate``, ``placing``, 
   loss within limits; ``memory``, ``footprint`` where memory counts; ``hardware`` for what is not at hand.
 * What a run takes, and its limits: ``time``.
 * Of all: ``observing``, ``conversions``, ``sessions``, ``shelf``, ``scratch``, ``saving``, ``names``, ``result``.
-* Other commands: ``benching``, ``inspecting``, ``running``, ``serving``.
+* Other commands: ``benching``, ``inspecting``, ``running``, ``serving``, ``transferring``.
 """
 
 from fewbits.flow.benching import BenchReport, bench
@@ -18,6 +18,7 @@ from fewbits.flow.result import Result
 from fewbits.flow.running import run
 from fewbits.flow.saving import save
 from fewbits.flow.serving import SaturationRow, saturation
+from fewbits.flow.transferring import export_onnx, plan_for_module, plan_for_onnx
 from fewbits.flow.tuning import tune
 
 __all__ = [
@@ -28,7 +29,10 @@ __all__ = [
     "bench",
     "convert",
     "elsewhere",
+    "export_onnx",
     "inspect",
+    "plan_for_module",
+    "plan_for_onnx",
     "run",
     "saturation",
     "save",

@@ -80,16 +80,16 @@ class Decision:
 
 def refuse(job: Job, floats: Floats) -> Decision:
     """The original comes back without a search, because no group can leave fp32."""
-    site = job.site(floats.fastest)
+    site = job.home(floats.fastest)
     return Decision(
         outcome=Outcome.KEPT_ORIGINAL,
         reason=f"no group of this model can leave fp32 on {_listed(job)}{on_fastest(floats)}",
-        artifact=job.model.original(),
+        artifact=job.original_on(floats.fastest),
         plan=job.plan(site, {}, {}, ""),
         target=floats.fastest,
         site=site,
         floats=floats,
-        tuned_bytes=job.model.original().size,
+        tuned_bytes=job.original_on(floats.fastest).size,
     )
 
 
@@ -98,7 +98,7 @@ def decline(job: Job, site: Site, floats: Floats, reason: str, comparison: Compa
     return Decision(
         outcome=Outcome.KEPT_ORIGINAL,
         reason=f"{reason}{on_fastest(floats)}",
-        artifact=job.model.original(),
+        artifact=job.original_on(floats.fastest),
         plan=all_float(job, site, floats, reason, {}),
         target=floats.fastest,
         site=site,
@@ -107,7 +107,7 @@ def decline(job: Job, site: Site, floats: Floats, reason: str, comparison: Compa
         original_shares=screened.original,
         low_shares=screened.low,
         comparison=comparison,
-        tuned_bytes=job.model.original().size,
+        tuned_bytes=job.original_on(floats.fastest).size,
         evaluations=job.baseline_evaluations,
     )
 
@@ -115,7 +115,7 @@ def decline(job: Job, site: Site, floats: Floats, reason: str, comparison: Compa
 def accept(job: Job, site: Site, floats: Floats, searched: Searched, baseline: Scores, screened: Screened) -> Decision:
     """Measure accuracy and latency of what the search found, and decide."""
     artifact = job.conversions.of(searched.plan)
-    original = job.model.original()
+    original = job.original_on(floats.fastest)
     tell(job, 0)
     job.progress.stage("evaluate for acceptance", 1)
     accuracy, evaluations = measure_accuracy(job, site, searched, artifact, baseline)
@@ -201,9 +201,8 @@ def _latency(job: Job, site: Site, floats: Floats, artifact: Artifact) -> Compar
 
 
 def _candidates(job: Job, site: Site, floats: Floats, artifact: Artifact) -> list[Candidate]:
-    original = job.candidate_file(ORIGINAL, job.model.original())
     return [
-        job.candidate(ORIGINAL, original, floats.fastest),
+        job.candidate(ORIGINAL, job.original_file(floats.fastest), floats.fastest),
         job.candidate(TUNED, job.candidate_file(TUNED, artifact), site.name),
     ]
 
@@ -212,6 +211,9 @@ def _original_on_fastest(job: Job, site: Site, floats: Floats, screened: Screene
     """What ran for each group of the original on the runtime that will serve it."""
     if floats.fastest == site.name:
         return screened.original
+    if job.home(floats.fastest).name != floats.fastest:
+        # Its nodes are those of another graph, which has no groups here.
+        return {}
     return profile(job, job.site(floats.fastest), f"original on {floats.fastest}", job.model.original())
 
 
@@ -230,7 +232,7 @@ def all_float(job: Job, site: Site, floats: Floats, reason: str, tried: Mapping[
 
 
 def _listed(job: Job) -> str:
-    return " or ".join(site.name for site in job.sites)
+    return " or ".join(job.runtimes)
 
 
 def on_fastest(floats: Floats) -> str:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fewbits.benchmark import compare
 from fewbits.flow.job import Job
 from fewbits.flow.memory import least, original_on_each
-from fewbits.flow.names import ORIGINAL
 from fewbits.flow.time.pace import Work
 from fewbits.measurement import Comparison, MemoryComparison
 from fewbits.verify.acceptance import Objective
@@ -28,7 +27,7 @@ class Floats:
 
 def time_floats(job: Job) -> Floats:
     """Time the original on every runtime of `job`, or measure its memory."""
-    if len(job.sites) == 1:
+    if len(job.runtimes) == 1:
         return Floats(job.sites[0].name)
     if job.objective is Objective.MEMORY:
         return job.journal.step("floats", "least memory", Floats, lambda: _remember(job))
@@ -36,8 +35,7 @@ def time_floats(job: Job) -> Floats:
 
 
 def _run(job: Job) -> Floats:
-    file = job.candidate_file(ORIGINAL, job.model.original())
-    candidates = [job.candidate(site.name, file, site.name) for site in job.sites]
+    candidates = [job.candidate(name, job.original_file(name), name) for name in sorted(job.runtimes)]
     comparison = job.pace.timed(
         Work.ROUND,
         lambda: compare(candidates, job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress),

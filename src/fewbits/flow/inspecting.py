@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from fewbits.codes import Codes, beside
+from fewbits.data import DataSource
+from fewbits.flow.transferring import forced, open_source
 from fewbits.graph import Graph
 from fewbits.grouping import Group, group
 from fewbits.models import ModelSource, open_model
@@ -39,23 +41,30 @@ def inspect(model: ModelSource, target: str = "auto", threads: int = 0, rules: S
 
 
 def convert(
-    model: ModelSource, plan: Plan | str | Path, *, codes: Codes | None = None, force: bool = False
+    model: ModelSource,
+    plan: Plan | str | Path,
+    *,
+    data: DataSource | None = None,
+    codes: Codes | None = None,
+    force: bool = False,
 ) -> Artifact:
     """`model` under `plan` (or the plan in a file), without searching again. `codes` has those of weights that the plan
     names (`Result.codes`); without it they are read from beside the plan's file. `force` applies it to a model with
     other weights than those that it was made for, as far as groups and ranges are there; they round to nearest then.
 
+    A PyTorch module needs `data`, batches such as it is called with; `fewbits.open_module` makes a module of what is
+    given back. A plan for its ONNX export has to be carried over first, by `fewbits.plan_for_module`.
+
     Raises:
-        ModelError, PlanError: the model or the plan cannot be read, or they do not belong together.
+        ModelError, DataError, PlanError: the model or the plan cannot be read, or they do not belong together.
     """
-    opened = open_model(model)
+    opened = open_source(model, data)
     given = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
     if codes is None:
         codes = {} if isinstance(plan, Plan) or not given.codes else beside(Path(plan))
     opened = opened.knowing(codes)
     if force and given.model_sha256 != opened.sha256:
-        # Codes are of the weights that they were found for.
-        given = replace(given, model_sha256=opened.sha256, codes={})
+        given = forced(given, opened)
     return opened.converted(given)
 
 

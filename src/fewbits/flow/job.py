@@ -13,11 +13,12 @@ from fewbits.errors import ModelError
 from fewbits.evaluation import Evaluator
 from fewbits.flow.conversions import Conversions
 from fewbits.flow.goals.effort import Level
+from fewbits.flow.names import ORIGINAL
 from fewbits.flow.remedies.tried import Remedies
 from fewbits.flow.scratch import scratch_file
 from fewbits.flow.sessions import Original
 from fewbits.flow.shelf import Shelf
-from fewbits.flow.site import Site
+from fewbits.flow.site import Rival, Site
 from fewbits.flow.time.deadline import Deadline
 from fewbits.flow.time.pace import Pace
 from fewbits.formats.scheme import FP32, Scheme
@@ -31,6 +32,7 @@ from fewbits.progress import Progress
 from fewbits.sensitivity.measure import Measure
 from fewbits.store import Journal
 from fewbits.targets import is_simulated
+from fewbits.targets.protocol import Target
 from fewbits.verify.acceptance import Objective
 from fewbits.verify.splits import Splits
 
@@ -66,7 +68,8 @@ class Job:
     for readers whose weight alone is in codes, `codes` the names of the codes that were found for weights, by group and
     scheme (`fewbits.codes`), `shelf` where those are kept, `equalised` the factors of channels that `model` is
     equalised by, `means` those of channels by which biases are corrected, `remedies` what was tried, `effort` how far
-    they go; `mask` is the input that is 0 at padded positions, "" if there is none."""
+    they go; `mask` is the input that is 0 at padded positions, "" if there is none; `rivals` are the runtimes of other
+    representations, with which the original is compared (`fewbits.flow.contest`)."""
 
     model: Model
     conversions: Conversions
@@ -99,6 +102,7 @@ class Job:
     remedies: Remedies = field(default_factory=dict)
     effort: Level = Level.MEDIUM
     mask: str = ""
+    rivals: tuple[Rival, ...] = ()
 
     def observe(self, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
         """The values that `tensors` of the model take; the original rests meanwhile."""
@@ -141,6 +145,30 @@ class Job:
     def site(self, target: str) -> Site:
         """The site of the runtime `target`. Raises KeyError."""
         return {site.name: site for site in self.sites}[target]
+
+    def home(self, target: str) -> Site:
+        """The site of the runtime `target`; the first one if that serves another representation."""
+        return next((site for site in self.sites if site.name == target), self.sites[0])
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The names of all that run the original: those of the sites, then those of rivals."""
+        return (*(site.name for site in self.sites), *(rival.target.name for rival in self.rivals))
+
+    def target(self, name: str) -> Target:
+        """The runtime `name`, a site's or a rival's. Raises KeyError."""
+        own, others = [site.target for site in self.sites], [rival.target for rival in self.rivals]
+        return {target.name: target for target in (*own, *others)}[name]
+
+    def original_on(self, target: str) -> Artifact:
+        """The original as the runtime `target` reads it."""
+        elsewhere = {rival.target.name: rival.original for rival in self.rivals}
+        return elsewhere[target] if target in elsewhere else self.model.original()
+
+    def original_file(self, target: str) -> Path:
+        """A file of the original as the runtime `target` reads it. Raises StorageError."""
+        own = target in {site.name for site in self.sites}
+        return self.candidate_file(ORIGINAL if own else f"{ORIGINAL}_elsewhere", self.original_on(target))
 
     def plan(self, site: Site, asked: Asked, ranges: Ranges, calibration: str) -> Plan:
         """The groups that `asked` names in their schemes, as far as they keep a neighbour; the rest in fp32."""
@@ -221,7 +249,7 @@ class Job:
 
     def candidate_file(self, name: str, artifact: Artifact) -> Path:
         """A file that holds `artifact`, for a measuring process. Raises StorageError."""
-        return scratch_file(self.scratch / f"{name}.onnx", artifact)
+        return scratch_file(self.scratch / f"{name}{artifact.suffix}", artifact)
 
 
 def refuse_quantised(graph: Graph) -> None:

@@ -39,14 +39,13 @@ class Look:
 
 def baseline(job: Job, floats: Floats) -> Candidate:
     """The original where it is fastest."""
-    file = job.candidate_file(ORIGINAL, job.model.original())
-    return job.candidate(ORIGINAL, file, floats.fastest)
+    return job.candidate(ORIGINAL, job.original_file(floats.fastest), floats.fastest)
 
 
 def originals(job: Job, first: Candidate) -> Sequence[Candidate]:
     """The original on the other runtimes than that of `first`."""
     others = [site.name for site in job.sites if site.name != first.target]
-    return [job.candidate(f"{ORIGINAL} on {name}", first.model, name) for name in others]
+    return [job.candidate(f"{ORIGINAL} on {name}", job.original_file(name), name) for name in others]
 
 
 def quick(job: Job, candidates: Sequence[Candidate]) -> Comparison:

@@ -7,7 +7,6 @@ from statistics import median
 
 from fewbits.benchmark import Candidate
 from fewbits.flow.job import Job
-from fewbits.flow.names import ORIGINAL
 from fewbits.flow.time.pace import Work
 from fewbits.measurement import MemoryComparison
 from fewbits.memory import ROUNDS, compare_memory
@@ -26,8 +25,7 @@ def peaks(job: Job, candidates: Sequence[Candidate]) -> Mapping[str, int]:
 
 def original_on_each(job: Job) -> MemoryComparison:
     """The original on every runtime; candidates are called by the names of these."""
-    file = job.candidate_file(ORIGINAL, job.model.original())
-    candidates = [job.candidate(site.name, file, site.name) for site in job.sites]
+    candidates = [job.candidate(name, job.original_file(name), name) for name in sorted(job.runtimes)]
     return job.pace.timed(
         Work.PEAK,
         lambda: compare_memory(candidates, job.inputs, progress=job.progress),

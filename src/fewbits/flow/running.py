@@ -9,12 +9,14 @@ import numpy as np
 
 from fewbits.data import DataSource, open_data
 from fewbits.data.batches import Arrays
-from fewbits.errors import UsageError
+from fewbits.errors import TargetError, UsageError
 from fewbits.flow.sessions import predictor
-from fewbits.models import open_model
+from fewbits.models import open_served
+from fewbits.models.protocol import TORCH, Served
 from fewbits.progress import Progress, Silent
 from fewbits.store import RunFile, read_record
-from fewbits.targets import open_target
+from fewbits.targets import TORCH_TARGETS, open_target, serves_modules
+from fewbits.targets.protocol import Target
 
 _SILENT = Silent()
 
@@ -28,7 +30,8 @@ def run(
     batch: int = 16,
     progress: Progress = _SILENT,
 ) -> Arrays:
-    """Outputs by name of the model at `source` for every sample of `data`, read in batches of `batch`.
+    """Outputs by name of the model at `source` (an ONNX file, or a module that was stored as ``.pt``) for every sample
+    of `data`, read in batches of `batch`.
 
     For the directory of a run, its model on the target that it was tuned for, unless `target` names another.
 
@@ -38,12 +41,12 @@ def run(
     path = Path(source)
     if path.is_dir():
         record = read_record(path)
-        path, target = path / RunFile.MODEL, record.target if target == "auto" else target
+        path, target = model_of(path), record.target if target == "auto" else target
     if batch < 1:
         raise UsageError(f"a batch has at least one sample, not {batch}")
-    model = open_model(path)
+    model = open_served(path)
     dataset = open_data(data, model.inputs)
-    with open_target(target, threads).open(model.original()) as session:
+    with open_for(model, target, threads).open(model.artifact) as session:
         predict = predictor(session, model.inputs)
         progress.stage("run", -(-dataset.samples // batch))
 
@@ -54,3 +57,22 @@ def run(
 
         parts = list(outputs())
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def model_of(run: Path) -> Path:
+    """The file of the model in the directory of a finished run."""
+    module = run / RunFile.MODULE
+    return module if module.is_file() else run / RunFile.MODEL
+
+
+def open_for(model: Served, target: str, threads: int, streams: int = 1) -> Target:
+    """The runtime that `target` names, for `model`: for a stored module ``auto`` is PyTorch.
+
+    Raises as `open_target`, and TargetError where that runtime does not read such a file.
+    """
+    is_module = model.artifact.suffix == TORCH
+    name = TORCH_TARGETS[0] if is_module and target == "auto" else target
+    if serves_modules(name) != is_module:
+        what = "a stored PyTorch module" if is_module else "an ONNX model"
+        raise TargetError(f"{name} does not run {what}; leave --target out, or choose another one")
+    return open_target(name, threads, streams)

@@ -22,6 +22,18 @@ def scratch_folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def part_folder(folder: Path, number: int) -> Path:
+    """A folder of its own within `folder` for each but the first (0) of several parts. Raises StorageError."""
+    if not number:
+        return folder
+    found = folder / str(number)
+    try:
+        found.mkdir(exist_ok=True)
+    except OSError as error:
+        raise StorageError(_sorry(f"make the temporary folder {found}", error)) from error
+    return found
+
+
 def scratch_file(path: Path, artifact: Artifact) -> Path:
     """The file of `artifact`: `path`, which is written, or where it lies with its weights beside it. Raises
     StorageError."""

@@ -202,8 +202,7 @@ def _race(job: Job, floats: Floats, within: Sequence[Made]) -> dict[int, float]:
 
 
 def _timed(job: Job, floats: Floats, within: Sequence[Made]) -> dict[int, float]:
-    original = job.candidate_file(ORIGINAL, job.model.original())
-    candidates = [job.candidate(ORIGINAL, original, floats.fastest)]
+    candidates = [job.candidate(ORIGINAL, job.original_file(floats.fastest), floats.fastest)]
     for one in within:
         file = job.candidate_file(f"final_{one.row.number}", job.conversions.of(one.plan))
         candidates.append(job.candidate(f"trial {one.row.number}", file, one.plan.target))

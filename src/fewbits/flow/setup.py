@@ -20,18 +20,20 @@ from fewbits.flow.conversions import Conversions
 from fewbits.flow.goals.effort import FULL, Effort
 from fewbits.flow.goals.goal import check_goal, streams_of
 from fewbits.flow.job import Job, refuse_quantised
+from fewbits.flow.names import SHARED
 from fewbits.flow.real_positions import mask_of
 from fewbits.flow.remedies.offering import within_effort
+from fewbits.flow.scratch import part_folder
 from fewbits.flow.serving import suited
 from fewbits.flow.sessions import Original, call_inputs
 from fewbits.flow.shelf import Shelf
-from fewbits.flow.site import Site
+from fewbits.flow.site import Rival, Site
 from fewbits.flow.time.deadline import Deadline
 from fewbits.flow.time.pace import Pace
 from fewbits.grouping import Group, group
 from fewbits.limits import UNLIMITED, Limits
-from fewbits.models import ModelSource, is_module, open_model
-from fewbits.models.protocol import Model
+from fewbits.models import ModelSource, is_module, open_model, open_twins
+from fewbits.models.protocol import Model, Twins
 from fewbits.progress import Progress
 from fewbits.record import RunRecord
 from fewbits.report.text import render
@@ -39,13 +41,16 @@ from fewbits.saturation import Isa
 from fewbits.sensitivity.measure import AUTO, Measure, measure
 from fewbits.sensitivity.output_error import output_error
 from fewbits.space import Rule, candidates
-from fewbits.store import Run
-from fewbits.targets import SIMULATED, is_simulated, open_targets
+from fewbits.store import Journal, Run
+from fewbits.targets import SIMULATED, is_simulated, open_target, open_targets, serves_modules
 from fewbits.targets.probe import checked_threads
 from fewbits.targets.protocol import Target
 from fewbits.verify.acceptance import Objective
 from fewbits.verify.evaluators import EvaluateFunction, open_evaluator
 from fewbits.verify.splits import Splits, split
+
+Served = Sequence[tuple[Target, Model]]
+"""Runtimes, each with the representation of the model that it reads."""
 
 _DISAGREEMENT = 1e-4
 """Relative squared error between two runtimes' fp32 outputs from where one of them computes something else."""
@@ -77,14 +82,23 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A request with everything in it opened. `settings` is what makes two runs the same run."""
+class Form:
+    """One representation of the model, with the runtimes that could serve it."""
 
-    request: Request
-    name: str
     model: Model
     sites: tuple[Site, ...]
     groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A request with everything in it opened. `settings` is what makes two runs the same run. A PyTorch module may have
+    two `forms`, itself and its ONNX export (`twins`)."""
+
+    request: Request
+    name: str
+    forms: tuple[Form, ...]
+    twins: Twins | None
     evaluator: Evaluator
     original: Original
     measure: Measure
@@ -94,6 +108,21 @@ class Opened:
     files: tuple[Path, ...]
     mask: str = ""
 
+    @property
+    def model(self) -> Model:
+        """The first form's."""
+        return self.forms[0].model
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The first form's."""
+        return self.forms[0].sites
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The first form's."""
+        return self.forms[0].groups
+
     def job(
         self,
         run: Run,
@@ -102,14 +131,36 @@ class Opened:
         clock: Callable[[], float] = perf_counter,
         started: float | None = None,
     ) -> Job:
-        """What the stages work on; its time runs from `started`, by default from now, on the `clock`, in seconds."""
-        journal = run.journal
-        pace = Pace(journal, clock)
+        """What the stages work on: the first of `jobs`."""
+        return self.jobs(run, scratch, progress, clock, started)[0]
+
+    def jobs(
+        self,
+        run: Run,
+        scratch: Path,
+        progress: Progress,
+        clock: Callable[[], float] = perf_counter,
+        started: float | None = None,
+    ) -> tuple[Job, ...]:
+        """What the stages work on, for every form; time runs from `started`, by default from now, on the `clock`, in
+        seconds. Each has steps of its own in the journal, but what the original scores and how fast it is."""
+        began, shelf = clock() if started is None else started, Shelf(run)
+        parts = [run.journal, *(run.journal.part("other form", SHARED) for _ in self.forms[1:])]
+        return tuple(
+            self._job(form, journal, shelf, part_folder(scratch, number), progress, Pace(journal, clock), began)
+            for number, (form, journal) in enumerate(zip(self.forms, parts, strict=True))
+        )
+
+    def _job(
+        self, form: Form, journal: Journal, shelf: Shelf, scratch: Path, progress: Progress, pace: Pace, began: float
+    ) -> Job:
+        others = [other for other in self.forms if other is not form]
         return Job(
-            model=self.model,
-            conversions=Conversions(self.model),
-            sites=self.sites,
-            groups=self.groups,
+            model=form.model,
+            conversions=Conversions(form.model),
+            sites=form.sites,
+            groups=form.groups,
+            rivals=tuple(Rival(site.target, other.model.original()) for other in others for site in other.sites),
             evaluator=self.evaluator,
             original=self.original,
             budget=self.request.budget,
@@ -118,13 +169,13 @@ class Opened:
             trials=self.request.effort.trials,
             effort=self.request.effort.level,
             pace=pace,
-            deadline=Deadline(journal, pace, clock() if started is None else started, self.request.effort.seconds),
+            deadline=Deadline(journal, pace, began, self.request.effort.seconds),
             splits=self.splits,
             inputs=self.inputs,
             calibration_method=self.request.calibration_method,
             measure=self.measure,
             journal=journal,
-            shelf=Shelf(run),
+            shelf=shelf,
             scratch=scratch,
             cache=self.request.cache,
             progress=progress,
@@ -159,11 +210,14 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         )
     progress.stage("open model and data")
     of_torch = is_module(source)
-    targets = open_targets(request.target, request.threads, max(1, streams), torch=of_torch)
+    targets: Sequence[Target] = open_targets(request.target, request.threads, max(1, streams), torch=of_torch)
     # What a module reads, its data says; what an ONNX model reads, it says itself.
     raw = look(request.data) if of_torch else Raw(request.data, ())
     model = open_model(source, raw.items)
     refuse_quantised(model.graph)
+    twins = None
+    if of_torch:
+        twins, targets = _twins(model, targets, progress, automatic=request.target == "auto")
     for_calibration_only = _is_folder(request.calibration) and not _is_folder(request.data)
     data = open_data(raw.source, model.inputs, images=None if for_calibration_only else request.images)
     calibration = None
@@ -171,32 +225,58 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
         images = request.images if _is_folder(request.calibration) else None
         calibration = open_data(request.calibration, model.inputs, images=images)
     one_call = call_inputs(data, model.inputs, request.batch)
-    originals = _that_serve(targets, model, one_call, progress)
-    targets, original = tuple(one.target for one in originals), originals[0]
+    exported = model if twins is None else twins.onnx
+    represented = [(target, model if serves_modules(target.name) else exported) for target in targets]
+    served, original = _that_serve(represented, model, one_call, progress)
     evaluator = open_evaluator(request.evaluate, model.inputs, direction=_direction(request), original=original)
     harm = measure(request.sensitivity, original(one_call), evaluator.direction)
     splits = split(data, calibration=calibration, scored=evaluator.uses_split, seed=request.seed)
-    groups = group(model.graph)
-    sites = tuple(_site(target, model, groups, request) for target in targets)
-    for remark in dict.fromkeys(remark for site in sites for remark in site.space.remarks):
+    forms = tuple(_form(one, [target for target, its in served if its is one], request) for one in _models(served))
+    for remark in dict.fromkeys(remark for form in forms for site in form.sites for remark in site.space.remarks):
         progress.say(remark)
     paths = [request.data, request.calibration]
     files = tuple(Path(path) for path in paths if isinstance(path, (str, Path)) and Path(path).exists())
     return Opened(
         request=request,
         name=model.source.name if model.source is not None else "model",
-        model=model,
-        sites=sites,
-        groups=groups,
+        forms=forms,
+        twins=twins,
         evaluator=evaluator,
         original=original,
         measure=harm,
         splits=splits,
         inputs=call_inputs(splits.search, model.inputs, request.batch),
-        settings=_settings(request, model, targets, evaluator, data, calibration),
+        settings=_settings(request, model, [target for target, _ in served], evaluator, data, calibration),
         files=files if model.source is None else (*files, model.source, *model.original().reads),
-        mask=mask_of(model.graph, original, splits.calibration),
+        mask=mask_of(served[0][1].graph, original, splits.calibration),
     )
+
+
+def _twins(
+    model: Model, targets: Sequence[Target], progress: Progress, *, automatic: bool
+) -> tuple[Twins | None, Sequence[Target]]:
+    """The module beside its ONNX export, if some of `targets` read that, and those that are left: an `automatic` choice
+    goes on without them where the module has no export. Raises ModelError."""
+    of_modules = [target for target in targets if serves_modules(target.name)]
+    if len(of_modules) == len(targets):
+        return None, targets
+    try:
+        return open_twins(model), targets
+    except ModelError as error:
+        if not automatic:
+            raise
+        progress.say(f"the module is tuned on PyTorch alone: {error}")
+        return None, of_modules
+
+
+def _models(served: Served) -> Sequence[Model]:
+    """The representations that are served, each once, in order."""
+    return list({id(model): model for _, model in served}.values())
+
+
+def _form(model: Model, targets: Sequence[Target], request: Request) -> Form:
+    groups = group(model.graph)
+    return Form(model, tuple(_site(target, model, groups, request) for target in targets), groups)
 
 
 def _site(target: Target, model: Model, groups: tuple[Group, ...], request: Request) -> Site:
@@ -205,34 +285,42 @@ def _site(target: Target, model: Model, groups: tuple[Group, ...], request: Requ
     return Site(target, within_effort(space, request.effort.level), CostTable(target.name, {}))
 
 
-def _that_serve(targets: tuple[Target, ...], model: Model, inputs: Arrays, progress: Progress) -> Sequence[Original]:
-    """The original on those of `targets` that run it and agree about its outputs.
+def _that_serve(
+    represented: Sequence[tuple[Target, Model]], model: Model, inputs: Arrays, progress: Progress
+) -> tuple[Served, Original]:
+    """Those of `represented`, runtimes with what they read of the model, that run it and agree about its outputs, and
+    the original on the first of them. An export must agree with its module, whether that is served or not.
 
     Raises ModelError or DataError, the first one's, if none does.
     """
-    served: list[Original] = []
-    reference: Arrays = {}
+    served: list[tuple[Target, Model]] = []
+    found: list[Original] = []
+    expected: dict[str, Arrays] = {}
     refusals: list[ModelError | DataError] = []
-    for target in targets:
+    if all(its is not model for _, its in represented):
+        expected["the module"] = open_target("torch:cpu", represented[0][0].threads).open(model.original())(inputs)
+    for target, its in represented:
         try:
-            original = Original(target, model)
+            original = Original(target, its)
             outputs = original(inputs)
             original.rest()
         except (ModelError, DataError) as error:
             refusals.append(error)
             progress.say(f"{target.name} is left out: {error}")
             continue
-        reference = reference if served else outputs
-        differs = _difference(reference, outputs) if served else 0.0
+        whose, first = next(iter(expected.items()), (target.name, outputs))
+        differs = _difference(first, outputs)
         if differs > _DISAGREEMENT:
-            progress.say(
-                f"{target.name} is left out: its fp32 outputs differ from {served[0].target.name}'s ({differs:.2g})"
-            )
+            difference = f"its fp32 outputs differ from {whose}'s ({differs:.2g})"
+            refusals.append(ModelError(f"{target.name} does not compute the model: {difference}"))
+            progress.say(f"{target.name} is left out: {difference}")
             continue
-        served.append(original)
+        expected.setdefault(target.name, outputs)
+        served.append((target, its))
+        found.append(original)
     if not served:
         raise refusals[0]
-    return served
+    return tuple(served), found[0]
 
 
 def _difference(first: Arrays, other: Arrays) -> float:

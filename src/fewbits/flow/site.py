@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fewbits.costs.table import CostTable
+from fewbits.models.protocol import Artifact
 from fewbits.space import Space
 from fewbits.targets.protocol import Target
 
@@ -21,3 +22,11 @@ class Site:
     def name(self) -> str:
         """The target's."""
         return self.target.name
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A runtime that serves another representation of the model: the original is timed there too, as `original`."""
+
+    target: Target
+    original: Artifact

@@ -30,7 +30,7 @@ def sum_up(job: Job, opened: Opened, decision: Decision, seconds: float, *, resu
         target=decision.target,
         threads=job.threads,
         objective=decision.objective or str(job.objective),
-        machine=job.site(decision.target).target.machine,
+        machine=job.target(decision.target).machine,
         calibration=decision.calibration,
         splits=job.splits.use,
         accuracy=decision.accuracy,

@@ -17,6 +17,7 @@ from fewbits.errors import MetricError
 from fewbits.evaluation import Scores
 from fewbits.flow.accepting import Decision, accept, decline, refuse
 from fewbits.flow.calibrate import calibrate, choose
+from fewbits.flow.contest import contest
 from fewbits.flow.floats import Floats, time_floats
 from fewbits.flow.goals.bounded import bounded, keep, original_misses, original_suffices
 from fewbits.flow.goals.effort import Effort, Level
@@ -42,9 +43,11 @@ from fewbits.flow.serving import parse_isa
 from fewbits.flow.setup import Opened, Request, open_request
 from fewbits.flow.summing_up import sum_up
 from fewbits.flow.time.pace import Work
+from fewbits.flow.transferring import other_plan
 from fewbits.limits import Limits
 from fewbits.measurement import Interval
 from fewbits.models import ModelSource
+from fewbits.models.protocol import ONNX, TORCH
 from fewbits.progress import Progress, Silent
 from fewbits.space import Rule
 from fewbits.store import Run, RunFile
@@ -55,6 +58,9 @@ from fewbits.verify.evaluators import EvaluateFunction, check_repeatable
 _SILENT = Silent()
 _REPEATED_SAMPLES = 8
 _NO_PLAN_RUNS = "no plan in low precision runs: the runtimes refuse the converted model, or die of it"
+_FILES = {ONNX: (RunFile.MODEL, RunFile.MODEL_DATA), TORCH: (RunFile.MODULE, RunFile.MODEL_DATA)}
+_BEST_FILES = {ONNX: (RunFile.BEST, RunFile.BEST_DATA), TORCH: (RunFile.BEST_MODULE, RunFile.BEST_DATA)}
+"""The files of what is served, by its suffix: the model's, and that of weights outside of it."""
 _OWN_FORM = {".xml": RunFile.IR, ".bin": RunFile.IR_WEIGHTS}
 
 
@@ -91,7 +97,7 @@ def tune(
     one within limits.
 
     Args:
-        model: an ONNX model: path, bytes or ``onnx.ModelProto``; it is never changed.
+        model: an ONNX model (path, bytes or ``onnx.ModelProto``) or a PyTorch module; it is never changed.
         data: what accuracy is measured on; see `fewbits.data.open_data`.
         calibration: data for the ranges of activations; without it, a part of `data`.
         evaluate: a metric's name, or a function ``evaluate(predict) -> float | per-sample scores``.
@@ -109,7 +115,8 @@ def tune(
             (codes searched for by GPTQ, too, corrected biases), ``"high"`` (more forms of 4 bits; HQQ, AWQ, AdaRound;
             ranges tensor by tensor).
         target: the runtime that will serve the model; ``simulated:mpic`` emulates hardware that is not at hand and
-            makes the cost small that a model of it predicts (`fewbits.costs.plugins.cost_model`).
+            makes the cost small that a model of it predicts (`fewbits.costs.plugins.cost_model`). For a module
+            ``auto`` is PyTorch, and every runtime for its ONNX export; a runtime for ONNX serves the export.
         threads: threads of the runtime, 0 for every core.
         batch: samples per call when it is timed or its memory is measured.
         calibration_method: ``auto``, ``minmax``, ``percentile``, ``mse`` or ``entropy``.
@@ -157,10 +164,10 @@ def tune(
     with scratch_folder() as scratch:
         opened = open_request(model, request, progress)
         with _run(out, opened, force=force, resume=resume) as run:
-            job = opened.job(run, scratch, progress, perf_counter, started)
-            decision = decide(job)
+            job, decision = contest(opened.jobs(run, scratch, progress, perf_counter, started), decide, _baseline)
             record = sum_up(job, opened, decision, perf_counter() - started, resumed=run.resumed)
-            serving = job.site(decision.target).target
+            serving = job.target(decision.target)
+            other = None if opened.twins is None else other_plan(decision.plan, opened.twins, job.rivals)
             job.shelf.keep({*decision.plan.codes.values(), *(decision.best_plan or decision.plan).codes.values()})
             result = Result(
                 decision.artifact,
@@ -171,14 +178,17 @@ def tune(
                 decision.best,
                 decision.best_plan,
                 job.shelf.read(),
+                other,
             )
             run.write(RunFile.PLAN, decision.plan.to_json())
-            write_model(run, decision.artifact, RunFile.MODEL, RunFile.MODEL_DATA)
+            write_model(run, decision.artifact, *_FILES[decision.artifact.suffix])
+            if other is not None:
+                run.write(RunFile.OTHER_PLAN, other.plan.to_json())
             if run.path is not None:
                 for suffix, file in serving.files(decision.artifact, scratch).items():
                     run.write(_OWN_FORM[suffix], parts(file))
             if decision.best is not None:
-                write_model(run, decision.best, RunFile.BEST, RunFile.BEST_DATA)
+                write_model(run, decision.best, *_BEST_FILES[decision.best.suffix])
             if decision.best_plan is not None:
                 run.write(RunFile.BEST_PLAN, decision.best_plan.to_json())
             run.write(RunFile.REPORT, opened.render(record))
@@ -187,8 +197,9 @@ def tune(
     return result
 
 
-def decide(job: Job) -> Decision:
-    """The stages, in order: baseline, costs, calibrate, place, screen, search, accept."""
+def decide(job: Job, to_beat: float = 0.0) -> Decision:
+    """The stages, in order: baseline, costs, calibrate, place, screen, search, accept. Where no plan could be `to_beat`
+    times as fast as the fastest original, there is no search."""
     if any(is_simulated(site.name) for site in job.sites):
         return simulate(job, _baseline)
     if not any(starts(job, site) for site in job.sites):
@@ -211,6 +222,10 @@ def decide(job: Job) -> Decision:
     if not placed.schemes:
         nothing = Screened({}, {}, {})
         return bounded(job, floats, decline(job, site, floats, _NO_PLAN_RUNS, placed.comparison, nothing))
+    gained = placed.comparison.speedups[placed.name]
+    if _beaten(job, floats, gained, to_beat):
+        nothing = Screened({}, {}, {})
+        return bounded(job, floats, decline(job, site, floats, _slower(gained, to_beat), placed.comparison, nothing))
     method = choose(job, ranges, lambda name: job.plan(site, placed.asked, ranges[name], name))
     job = correct(job, lambda job: job.plan(site, placed.asked, ranges[method], method))
     plan = job.plan(site, placed.asked, ranges[method], method)
@@ -221,7 +236,6 @@ def decide(job: Job) -> Decision:
         plan = job.plan(site, asked(plan, screened.reverted), plan.ranges, plan.calibration)
     looks = tuple(placed.looks.values())
     learned = correction(job, site, looks)
-    gained = placed.comparison.speedups[placed.name]
     if not plan.low:
         decision = decline(job, site, floats, _nothing_ran(screened), placed.comparison, screened)
     elif _hopeless(job, floats, gained) and not screened.reverted:
@@ -270,6 +284,18 @@ def _hopeless(job: Job, floats: Floats, speedup: Interval) -> bool:
     """Whether the fastest plan gains nothing: it is slower than the original, which is no reason to keep one that
     misses a limit."""
     return job.times and speedup.high <= 1 and not original_misses(job, floats)
+
+
+def _beaten(job: Job, floats: Floats, speedup: Interval, to_beat: float) -> bool:
+    """Whether another representation of the model has an answer that no plan of this one could beat."""
+    return job.times and speedup.high <= to_beat and (to_beat > 1 or not original_misses(job, floats))
+
+
+def _slower(speedup: Interval, to_beat: float) -> str:
+    return (
+        f"the fastest plan has {speedup.value:.2f}x the speed of the fastest original, whatever its accuracy; "
+        f"there is one with {to_beat:.2f}x already"
+    )
 
 
 def _no_gain(speedup: Interval) -> str:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard, Union
 
-from fewbits.errors import ModelError
+from fewbits.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from onnx import ModelProto as ModelProto
     from torch.nn import Module as Module
 
     from fewbits.data.weights import Weights
-    from fewbits.models.protocol import Artifact, Model, Packed
+    from fewbits.models.protocol import Artifact, Model, Packed, Served, Twins
     from fewbits.models.pytorch.converted import Converted as Converted
     from fewbits.models.pytorch.deferred import Deferred as Deferred
     from fewbits.plan import Plan
@@ -50,6 +50,61 @@ def open_model(source: ModelSource, items: Sequence[object] = ()) -> Model:
     raise ModelError(
         f"cannot open a model from {type(source).__name__}; give a path, bytes, an onnx.ModelProto or a torch.nn.Module"
     )
+
+
+def open_twins(model: Model) -> Twins:
+    """The PyTorch model `model` beside its ONNX export, which torch.onnx makes of it.
+
+    Raises:
+        ModelError: it is no PyTorch model; onnxscript is not installed; an operator has no form in ONNX.
+    """
+    if not (_knows_torch() and _is_torch_model(model)):
+        raise ModelError("only a PyTorch module has an ONNX export; give a torch.nn.Module with example data")
+    from fewbits.models.pytorch.onnx_export import twins_of  # noqa: PLC0415  as above
+
+    return twins_of(model)
+
+
+def open_served(path: Path) -> Served:
+    """The model in the file at `path`, to be run as it is: ONNX, or a converted module that was stored (``.pt``). A
+    stored module holds code: open only what you trust, as with ``torch.load``. Raises ModelError."""
+    from fewbits.models.protocol import TORCH, Served  # noqa: PLC0415  as above
+
+    if path.suffix != TORCH:
+        model = open_model(path)
+        return Served(model.inputs, model.original())
+    from fewbits.models.pytorch.stored import served  # noqa: PLC0415  as above
+
+    return served(path)
+
+
+def open_module(source: str | Path | bytes | Artifact) -> Module:
+    """The PyTorch module in an artifact of `fewbits.convert` or `fewbits.tune`, or in its bytes or file: it is called
+    like the original. It holds code: open only what you trust, as with ``torch.load``.
+
+    Raises:
+        ModelError: it is none.
+    """
+    from fewbits.models.pytorch.stored import module_of  # noqa: PLC0415  as above
+
+    return module_of(source)
+
+
+def package(module: Module | Artifact | str | Path | bytes, path: str | Path) -> Path:
+    """Compile a converted module (`Result.module`, or an artifact or file of one) ahead of time by AOTInductor, and
+    write the package to `path`, a name that ends in ``.pt2``: C++ programs load it without Python (examples/cpp).
+
+    Raises:
+        ModelError: it is no converted module, or cannot be traced.
+        ToolError: it cannot be compiled; a C++ compiler is needed.
+        UsageError: another name.
+    """
+    destination = Path(path)
+    if destination.suffix != ".pt2":
+        raise UsageError(f"a package has a name that ends in .pt2, such as {destination.with_suffix('.pt2')}")
+    from fewbits.models.pytorch.stored import packaged  # noqa: PLC0415  as above
+
+    return packaged(module, destination)
 
 
 def is_module(source: object) -> TypeGuard[Module]:
@@ -138,9 +193,13 @@ __all__ = [
     "is_module",
     "load_module",
     "open_model",
+    "open_module",
+    "open_served",
     "open_tensors",
+    "open_twins",
     "opened_module",
     "pack",
+    "package",
     "proto_of",
     "recorded",
 ]

@@ -12,11 +12,16 @@ from fewbits.data.batches import Array, Arrays, Batch
 from fewbits.graph import Graph, Tensor
 from fewbits.grouping import Group
 from fewbits.plan import Plan
+from fewbits.transfer import Correspondence
+
+ONNX = ".onnx"
+TORCH = ".pt"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a target opens: an ONNX model.
+    """What a target opens: an ONNX model, or a stored PyTorch module; `suffix` is that of its file, ``.onnx`` or
+    ``.pt``.
 
     `content` is complete in itself where there is no `path`. Otherwise it is what the file at `path` holds, and
     `outside` bytes of weights lie in files beside that one, under the names that `content` gives them; those files stay
@@ -28,6 +33,7 @@ class Artifact:
     outside: int = 0
     reads: tuple[Path, ...] = ()
     keeps: object = field(default=None, repr=False, compare=False)
+    suffix: str = ONNX
 
     @property
     def size(self) -> int:
@@ -52,6 +58,24 @@ class Regions:
 
     model: Model
     inputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model as it is stored, to be run: what it reads, and what a target opens."""
+
+    inputs: Sequence[Tensor]
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class Twins:
+    """One model in two representations: a PyTorch `module` and its `onnx` export. `same` pairs groups and tensors of
+    the first with those of the second."""
+
+    module: Model
+    onnx: Model
+    same: Correspondence
 
 
 class Model(Protocol):

@@ -56,10 +56,12 @@ def channel_codes(weight: Float, operand: ScaledFormat, bias: Float | None, acti
     return ChannelCodes(codes.astype(np.int8), np.broadcast_to(affine.scale, weight.shape[:1]).copy())
 
 
-def given_channel_codes(given: QTensor[NDArray[Any]], shape: tuple[int, ...], *, transposed: bool) -> ChannelCodes:
-    """Codes that a plan names, for a weight of `shape` with output channels first; `transposed`: they are of shape
-    (depth, columns). Raises PlanError if they are of another shape, or have more scales than channels."""
-    codes, scale = (given.codes.T, given.scale.T) if transposed else (given.codes, given.scale)
+def given_channel_codes(given: QTensor[NDArray[Any]], shape: tuple[int, ...]) -> ChannelCodes:
+    """Codes that a plan names, for a weight of `shape` with output channels first, which they have there, too, or, for
+    a matrix, last. Raises PlanError if they are of another shape, or have more scales than channels."""
+    as_it_is = given.codes.shape == shape and given.scale.shape[:1] in (shape[:1], (1,), ())
+    last = given.codes.shape == shape[::-1] and len(shape) > 1 and not (as_it_is and given.scale.shape != (1, shape[0]))
+    codes, scale = (given.codes.T, given.scale.T) if last else (given.codes, given.scale)
     check_shape(codes.shape, shape)
     if scale.size not in (1, shape[0]) or given.zero_point.any():
         raise PlanError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,12 +76,24 @@ class Journal:
     def __init__(self, lines: Lines, recorded: dict[tuple[str, str], str] | None = None) -> None:
         self._lines = lines
         self._values = dict(recorded or {})
+        self._part = ""
+        self._shared: frozenset[str] = frozenset()
+
+    def part(self, name: str, shared: Collection[str] = ()) -> Journal:
+        """The same journal for a part of the run, whose steps are its own but for those of the stages `shared`."""
+        found = Journal(self._lines)
+        found._values = self._values
+        found._part, found._shared = name, frozenset(shared)
+        return found
+
+    def _step(self, stage: str, key: str) -> tuple[str, str]:
+        return (stage, key) if not self._part or stage in self._shared else (f"{self._part}: {stage}", key)
 
     def __len__(self) -> int:
         return len(self._values)
 
     def __contains__(self, step: tuple[str, str]) -> bool:
-        return step in self._values
+        return self._step(*step) in self._values
 
     def step(self, stage: str, key: str, type_: type[T], compute: Callable[[], T]) -> T:
         """The value recorded for (`stage`, `key`); else what `compute` gives, recorded before it is returned.
@@ -91,10 +103,10 @@ class Journal:
         exactly what the first one saw; floats are exact, NaN and infinity included.
         Raises RunError if the recorded value is of another type, StorageError if it cannot be written.
         """
-        step, adapter = (stage, key), TypeAdapter(type_)
+        step, adapter = self._step(stage, key), TypeAdapter(type_)
         if step not in self._values:
             value = adapter.dump_python(compute(), mode="json", warnings="error")
-            self._lines.append(json.dumps({"stage": stage, "key": key, "value": value}).encode() + b"\n")
+            self._lines.append(json.dumps({"stage": step[0], "key": key, "value": value}).encode() + b"\n")
             self._values[step] = json.dumps(value)
         try:
             return adapter.validate_json(self._values[step])

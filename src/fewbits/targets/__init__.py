@@ -67,13 +67,17 @@ def open_target(text: str = "auto", threads: int = 0, streams: int = 1) -> Targe
 
 
 def open_targets(text: str = "auto", threads: int = 0, streams: int = 1, *, torch: bool = False) -> tuple[Target, ...]:
-    """Every installed runtime for ``auto``, else the one that `text` names. `torch`: for a PyTorch module, not for an
-    ONNX model. Raises as `open_target`, and TargetError for a runtime of the other sort."""
-    if not is_simulated(text) and text != "auto" and text.startswith("torch") != torch:
-        wanted = "PyTorch modules" if not torch else "ONNX models"
-        raise TargetError(f"{text} serves {wanted}; choose auto or {', '.join(TORCH_TARGETS if torch else TARGETS)}")
-    automatic = TORCH_TARGETS[:1] if torch else installed()
+    """Every installed runtime for ``auto``, else the one that `text` names. `torch`: for a PyTorch module, which can be
+    exported to ONNX, not for an ONNX model. Raises as `open_target`, and TargetError for PyTorch and an ONNX model."""
+    if serves_modules(text) and not torch:
+        raise TargetError(f"{text} serves PyTorch modules; choose auto or {', '.join(TARGETS)}")
+    automatic = (*TORCH_TARGETS[:1], *installed()) if torch else installed()
     return tuple(open_target(name, threads, streams) for name in (automatic if text == "auto" else (text,)))
+
+
+def serves_modules(text: str) -> bool:
+    """Whether the target that `text` names opens PyTorch modules, and no ONNX models."""
+    return text.partition(":")[0] == "torch"
 
 
 def is_simulated(text: str) -> bool:
@@ -86,4 +90,13 @@ def installed() -> tuple[str, ...]:
     return tuple(name for name in TARGETS if find_spec(name.partition(":")[0]) is not None) or TARGETS[:1]
 
 
-__all__ = ["SIMULATED", "TARGETS", "TORCH_TARGETS", "installed", "is_simulated", "open_target", "open_targets"]
+__all__ = [
+    "SIMULATED",
+    "TARGETS",
+    "TORCH_TARGETS",
+    "installed",
+    "is_simulated",
+    "open_target",
+    "open_targets",
+    "serves_modules",
+]

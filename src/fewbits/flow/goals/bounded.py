@@ -27,7 +27,7 @@ def original_misses(job: Job, floats: Floats) -> str:
 
 def keep(job: Job, floats: Floats) -> Decision:
     """The original comes back, because it is within the limits and nothing can be more accurate."""
-    site = job.site(floats.fastest)
+    site = job.home(floats.fastest)
     reason = (
         f"{kept(job.limits, original_figures(job, floats), _WHO)} Nothing can be more accurate than it"
         f"{on_fastest(floats)}."
@@ -35,12 +35,12 @@ def keep(job: Job, floats: Floats) -> Decision:
     return Decision(
         outcome=Outcome.KEPT_ORIGINAL,
         reason=reason,
-        artifact=job.model.original(),
+        artifact=job.original_on(floats.fastest),
         plan=all_float(job, site, floats, "the original is within the limits as it is", {}),
         target=floats.fastest,
         site=site,
         floats=floats,
-        tuned_bytes=job.model.original().size,
+        tuned_bytes=job.original_on(floats.fastest).size,
         evaluations=job.baseline_evaluations,
     )
 

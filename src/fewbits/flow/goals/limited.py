@@ -22,15 +22,14 @@ _ROUNDS: Final = 8
 
 def original_figures(job: Job, floats: Floats) -> Figures:
     """What the original costs where it is fastest; timed only if a limit asks for it."""
-    original = job.model.original()
+    original = job.original_on(floats.fastest)
     if job.limits.seconds is None:
         return Figures(None, original.size)
     for comparison in floats.comparisons:
         return Figures.of(comparison.latencies[floats.fastest], original.size)
 
     def timed() -> Latency:
-        file = job.candidate_file(ORIGINAL, original)
-        candidate = job.candidate(ORIGINAL, file, floats.fastest)
+        candidate = job.candidate(ORIGINAL, job.original_file(floats.fastest), floats.fastest)
         return compare([candidate], job.inputs, rounds=_ROUNDS, looks=1, progress=job.progress).latencies[ORIGINAL]
 
     return Figures.of(job.journal.step("limits", ORIGINAL, Latency, timed), original.size)

@@ -15,7 +15,8 @@ from torch import fx, nn
 
 from fewbits.errors import ModelError
 from fewbits.files import make_folder, write_file
-from fewbits.models.protocol import Artifact
+from fewbits.graph import Tensor
+from fewbits.models.protocol import TORCH, Artifact
 from fewbits.models.pytorch.call_form import CallForm, output_names
 
 MODULE: Final = "model.pt"
@@ -35,7 +36,7 @@ class Label:
 
 class Converted(nn.Module):
     """A converted model. It takes and gives what the original does; `schemes` says how its groups compute, `labels`
-    what each of its calls, in order, stands for.
+    what each of its calls, in order, stands for; `reads` describes its flat inputs.
 
     ``state_dict``, ``torch.save``, ``copy.deepcopy`` and ``torch.compile`` work as with any module. It is for
     inference: its parameters do not require gradients, and there is no training mode.
@@ -44,13 +45,19 @@ class Converted(nn.Module):
     notes: Mapping[str, str]
 
     def __init__(
-        self, module: fx.GraphModule, call: CallForm, schemes: Mapping[str, str], labels: Sequence[Label]
+        self,
+        module: fx.GraphModule,
+        call: CallForm,
+        schemes: Mapping[str, str],
+        labels: Sequence[Label],
+        reads: Sequence[Tensor] = (),
     ) -> None:
         super().__init__()
         self.graph_module = module
         self.call = call
         self.schemes = dict(schemes)
         self.labels = tuple(labels)
+        self.reads = tuple(reads)
         self.notes = {}
         super().train(False)
 
@@ -141,7 +148,7 @@ def artifact(module: Converted) -> Artifact:
     """`module` as bytes that `opened` reads."""
     stream = io.BytesIO()
     torch.save(module, stream)
-    return Artifact(stream.getvalue())
+    return Artifact(stream.getvalue(), suffix=TORCH)
 
 
 def opened(content: bytes, device: str = "cpu") -> Converted:

@@ -14,7 +14,7 @@ from fewbits.formats.floating import BF16, FP16, FloatFormat
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import TF32, Scheme
-from fewbits.graph import Graph, Kind
+from fewbits.graph import Graph, Kind, Tensor
 from fewbits.grouping import Group, group
 from fewbits.models.pytorch.casting import cast, gives_float, spread
 from fewbits.models.pytorch.converted import Converted, Label
@@ -67,6 +67,7 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
         program.call,
         {one.name: str(schemes.get(one.name, Scheme())) for one in every},
         _labels(found.graph, stands, kernels),
+        _reads(graph),
     )
 
 
@@ -121,7 +122,8 @@ def _given(module: LowPrecision) -> torch.dtype | None:
 def plain(program: Program, described: Described) -> Converted:
     """`program` as it is."""
     schemes = {made.name: "fp32" for made in group(described.graph)}
-    return Converted(program.module, program.call, schemes, _labels(program.graph, described.names, {}))
+    labels = _labels(program.graph, described.names, {})
+    return Converted(program.module, program.call, schemes, labels, _reads(described.graph))
 
 
 def _stands(described: Described, made: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, str]:
@@ -154,6 +156,10 @@ def _precision(scheme: Scheme) -> str:
 def _is_module(scheme: Scheme) -> bool:
     """Whether it takes a module of ours to compute so: casts do with the framework's own calls."""
     return not scheme.is_cast or scheme == TF32
+
+
+def _reads(graph: Graph) -> Sequence[Tensor]:
+    return tuple(graph.tensors[name] for name in graph.inputs)
 
 
 def _low(graph: Graph, plan: Plan) -> Mapping[str, Group]:

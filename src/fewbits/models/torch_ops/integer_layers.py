@@ -100,7 +100,7 @@ class IntegerLinear(LowPrecision):
         if codes is None:
             made = channel_codes(values, call.scheme.weight, static, scale)
         else:
-            made = given_channel_codes(codes, call.shape, transposed=True)
+            made = given_channel_codes(codes, call.shape)
         if offset is not None and static is not None:
             offset = rounded_bias(offset, made.scale, np.float32(scale))
         return cls(call, made, None if offset is None else torch.from_numpy(offset.copy()), scale, zero)

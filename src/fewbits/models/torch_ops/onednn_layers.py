@@ -77,7 +77,7 @@ class _Int8(LowPrecision):
         if codes is None:
             made = channel_codes(values, call.scheme.weight, static, float(step))
         else:
-            made = given_channel_codes(codes, call.shape, transposed=call.sort is Sort.LINEAR)
+            made = given_channel_codes(codes, call.shape)
         if offset is not None and static is not None:
             offset = rounded_bias(offset, made.scale, step)
         return cls(call, made, None if offset is None else torch.from_numpy(offset.copy()), ranges)

@@ -63,11 +63,7 @@ class StoredTable(LowPrecision):
             raise SchemeError(reason)
         values, format = present(weight, call), call.scheme.weight
         assert isinstance(format, ScaledFormat) and isinstance(format.element, IntFormat)
-        made = (
-            channel_codes(values, format, None, 1.0)
-            if codes is None
-            else given_channel_codes(codes, call.shape, transposed=False)
-        )
+        made = channel_codes(values, format, None, 1.0) if codes is None else given_channel_codes(codes, call.shape)
         return cls(call, torch.from_numpy(made.codes), torch.from_numpy(np.ascontiguousarray(made.scale)))
 
     @property

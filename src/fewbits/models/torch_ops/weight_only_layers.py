@@ -75,7 +75,7 @@ class StoredInt8Linear(LowPrecision):
         assert isinstance(call.scheme.weight, ScaledFormat)
         if codes is None:
             return cls(call, channel_codes(values, call.scheme.weight, None, 1.0), bias)
-        return cls(call, given_channel_codes(codes, call.shape, transposed=True), bias)
+        return cls(call, given_channel_codes(codes, call.shape), bias)
 
     @property
     def computes(self) -> str:
