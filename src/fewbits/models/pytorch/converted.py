@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from fewbits.errors import ModelError
 from fewbits.models.protocol import Artifact
-from fewbits.models.pytorch.call_form import CallForm, output_names
+from fewbits.models.pytorch.call_form import CallForm
 
 
 class Converted(nn.Module):
@@ -46,7 +46,7 @@ class Converted(nn.Module):
     @property
     def names(self) -> tuple[str, ...]:
         """A name for every tensor that is given back, in order."""
-        return output_names(self.call.outputs)
+        return self.call.names
 
     @property
     def graph(self) -> fx.Graph:

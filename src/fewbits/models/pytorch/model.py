@@ -17,7 +17,7 @@ from fewbits.errors import ModelError, PlanError
 from fewbits.graph import Graph, Tensor
 from fewbits.grouping import Group
 from fewbits.models.protocol import Artifact, Regions
-from fewbits.models.pytorch.call_form import Arguments, output_names
+from fewbits.models.pytorch.call_form import Arguments
 from fewbits.models.pytorch.converted import Converted, artifact
 from fewbits.models.pytorch.converting import convert, plain
 from fewbits.models.pytorch.examples import example_of
@@ -67,7 +67,7 @@ class TorchModel:
     @property
     def outputs(self) -> Sequence[Tensor]:
         """What the model gives, in order."""
-        names = output_names(self.program.call.outputs)
+        names = self.program.call.names
         tensors = [self.graph.tensors[name] for name in self.graph.outputs]
         return tuple(replace(tensor, name=name) for name, tensor in zip(names, tensors, strict=True))
 
