@@ -21,7 +21,7 @@ from fewbits.models.pytorch.call_form import Arguments
 from fewbits.models.pytorch.converted import Converted, artifact
 from fewbits.models.pytorch.converting import convert, plain
 from fewbits.models.pytorch.examples import example_of
-from fewbits.models.pytorch.exporting import Dynamic, export
+from fewbits.models.pytorch.exporting import Dynamic, export, loaded
 from fewbits.models.pytorch.graph import Described, describe
 from fewbits.models.pytorch.observing import array_of, observe
 from fewbits.models.pytorch.program import Program, digest, weight_of
@@ -48,6 +48,11 @@ class TorchModel:
     def of_items(cls, module: nn.Module, items: Sequence[object]) -> TorchModel:
         """`module` as it computes on batches such as `items`. Raises ModelError, DataError."""
         return cls.of(module, *example_of(module, items))
+
+    @classmethod
+    def of_program(cls, program: torch.export.ExportedProgram, source: Path | None = None) -> TorchModel:
+        """A `program` that was exported already, read from the file `source`. Raises ModelError."""
+        return replace(cls._of(loaded(program)), source=source)
 
     @classmethod
     def _of(cls, program: Program) -> TorchModel:
