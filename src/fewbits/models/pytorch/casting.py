@@ -103,7 +103,7 @@ def cast(program: Program, types: Types, endless: Collection[fx.Node] = ()) -> C
             tensor = weight_of(program.module, name)
             alone = len(wanted[node]) == 1
             target = name if alone or dtype == tensor.dtype else f"{name}_{_short(dtype)}"
-            tensors[target] = tensor if dtype == tensor.dtype else _narrowed(tensor, dtype)
+            tensors[target] = tensor if dtype == tensor.dtype else narrowed(tensor, dtype)
             casts[key] = graph.get_attr(target)
             casts[key].meta = dict(node.meta)
         return casts[key]
@@ -203,7 +203,7 @@ def _is_fixed(node: fx.Node) -> bool:
     return operator(node.target) in KEPT or any(value != torch.float32 for value in asked)
 
 
-def _narrowed(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def narrowed(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`tensor` in `dtype`; what stands for infinity becomes the largest number, so that a sum of two is no NaN."""
     limit = torch.finfo(dtype).max
     plain = tensor.detach()

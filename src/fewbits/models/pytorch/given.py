@@ -17,6 +17,7 @@ from fewbits.models.pytorch.kinds import operator
 _QUANTISED_MODULES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized", "bitsandbytes")
 _QUANTISED_TENSORS = ("torchao",)
 _QUANTISED_CALLS = ("quantized", "quantized_decomposed", "torchao", "onednn")
+_DROPPING = ("dropout", "native_dropout", "alpha_dropout", "feature_dropout", "bernoulli")
 _FLOAT_AGAIN = "its numbers are rounded already, so give the float module that it was made from"
 
 
@@ -78,7 +79,7 @@ def check_program(program: torch.export.ExportedProgram) -> None:
             continue
         if str(node.target).partition(".")[0] in _QUANTISED_CALLS:
             raise ModelError(f"the model calls {node.target}: it is quantised; {_FLOAT_AGAIN}")
-        if operator(node.target) in ("dropout", "alpha_dropout", "feature_dropout") and True in node.args:
+        if operator(node.target) in _DROPPING and (True in node.args or operator(node.target) == "bernoulli"):
             raise ModelError(
                 f"the model drops values at random ({node.name}), as in training; export it after eval(), and write "
                 "F.dropout(x, training=self.training) in its code"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import torch
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
-_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+_OTHERS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]), "<")
+_STANDARD = sysconfig.get_path("stdlib")
 _MOST = 300
 
 
@@ -21,18 +23,17 @@ def reason(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line that is neither torch's nor ours; "" if there is none."""
+    """The innermost line that is neither torch's nor Python's nor ours; "" if there is none."""
     frames = [
         frame
         for one in _chain(error)
         for frame in traceback.extract_tb(one.__traceback__)
-        if not frame.filename.startswith((*_OURS, "<"))
+        if not frame.filename.startswith(_OTHERS)
+        if not frame.filename.startswith(_STANDARD) or "site-packages" in frame.filename
     ]
-    # Behind the call of the module itself, frames are the user's or of libraries that the user calls.
-    inner = [frame for frame in frames if frame.name == "forward"] or frames
-    if not inner:
+    if not frames:
         return ""
-    return f"{inner[-1].filename}, line {inner[-1].lineno}, in {inner[-1].name}: {inner[-1].line}"
+    return f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}: {frames[-1].line}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
