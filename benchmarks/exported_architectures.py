@@ -187,7 +187,7 @@ ARCHITECTURES: Mapping[str, Make] = {
         images(64),
         width_coefficient=0.25,
         depth_coefficient=0.3,
-        hidden_dim=64,
+        hidden_dim=320,
     ),
     "mobilevit": pretrained(
         "MobileViTModel",

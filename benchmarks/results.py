@@ -149,11 +149,48 @@ class AllExported:
     __pydantic_config__ = _STRICT
 
 
+@dataclass(frozen=True, slots=True)
+class ExportedModule:
+    """One PyTorch module in bf16: why it is not exported ("" where it is), its groups and those in bf16, the casts in
+    the converted graph, and ‖y - y_fp32‖ / ‖y_fp32‖ of the plan of nothing, of the converted module, of
+    ``module.bfloat16()`` (NaN where that does not run) and of ``torch.autocast``."""
+
+    name: str
+    refusal: str
+    groups: int
+    low: int
+    casts: int
+    unchanged: float
+    error: float
+    all_bf16: float
+    autocast: float
+
+    __pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+
+@dataclass(frozen=True, slots=True)
+class AllModules:
+    """All such modules, and how the last ones were taken."""
+
+    modules: tuple[ExportedModule, ...]
+    taken: Taken
+
+    __pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+
 _TUNED = TypeAdapter(tuple[Tuned, ...])
 _PEERS = TypeAdapter(tuple[SideBySide, ...])
 _PREDICTIONS = TypeAdapter(tuple[Prediction, ...])
 _EXPORTED = TypeAdapter(AllExported)
+_MODULES = TypeAdapter(AllModules)
 _EXPORTED_FILE = FOLDER / "exported_graphs.json"
+
+
+def add_module(one: ExportedModule, machine: Machine, path: Path = FOLDER / "torch_architectures.json") -> None:
+    """Store `one`, taken on `machine` today, in place of an older one of the same name."""
+    stored = _MODULES.validate_json(path.read_bytes()).modules if path.is_file() else ()
+    modules = {other.name: other for other in stored} | {one.name: one}
+    write(_MODULES.dump_json(AllModules(tuple(modules.values()), Taken.now(machine)), indent=1), path)
 
 
 def read_latency(path: Path = FOLDER / "latency.json") -> tuple[Tuned, ...]:

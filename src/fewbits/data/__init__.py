@@ -6,14 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
 
-import numpy as np
-
 from fewbits.data.arrays import ArrayDataset
 from fewbits.data.batches import Batch, Dataset
 from fewbits.data.callables import load_callable, running
 from fewbits.data.checked import CheckedDataset
 from fewbits.data.checks import conform
-from fewbits.data.forms import DataSource, is_dataset, is_pair
+from fewbits.data.forms import DataSource, is_array, is_dataset, is_pair
 from fewbits.data.image_form import image_form
 from fewbits.data.image_options import ImageOptions, Layout
 from fewbits.data.iterables import as_batch, from_batches
@@ -40,11 +38,12 @@ def open_data(source: DataSource, inputs: Sequence[Tensor], *, images: ImageOpti
     - the text ``module:function`` or ``file.py:function`` of a function that takes nothing and gives anything below;
     - a mapping from input name (and ``labels``) to array, or a pair ``(inputs, labels)`` as a tuple;
     - an iterable of batches: each ``(inputs, labels)``, a mapping, or a single array for a model with one
-      input. It is read once, at once, into memory: a generator serves, and a shuffled loader stays as it was read;
+      input; several inputs without names are a tuple of arrays in the model's order. It is read once, at once,
+      into memory: a generator serves, and a shuffled loader stays as it was read;
     - a Dataset, whose batches are then checked as they are read.
 
-    An array given on its own holds the samples of a model with one input. Everything that sits in memory is
-    checked here: names, shapes, types, counts, NaN and Inf.
+    An array given on its own, which may be a tensor of any framework, holds the samples of a model with one input.
+    Everything that sits in memory is checked here: names, shapes, types, counts, NaN and Inf.
 
     Raises:
         DataError: the data is missing, damaged, or does not fit; the message says what was expected.
@@ -84,7 +83,7 @@ def _from_folder(path: Path, inputs: Sequence[Tensor], options: ImageOptions) ->
 def _from_object(source: object, inputs: Sequence[Tensor], where: str) -> Dataset:
     if is_dataset(source):
         return CheckedDataset.of(source, inputs)
-    if isinstance(source, Batch | Mapping | np.ndarray) or is_pair(source):
+    if isinstance(source, Batch | Mapping) or is_array(source) or is_pair(source):
         return ArrayDataset.of(as_batch(source, inputs, where))
     if isinstance(source, str | bytes) or not isinstance(source, Iterable):
         raise DataError(f"{where}: {type(source).__name__} cannot be read as data; {_SOURCES}, arrays, or batches")

@@ -19,7 +19,8 @@ _LABEL_LIKE = frozenset({"label", "y", "target", "targets", "ys", "y_true"})
 def conform(given: Mapping[str, object], inputs: Sequence[Tensor], where: str, labels: object = None) -> Batch:
     """`given` as a batch that the model can read: every input by name, in the model's type.
 
-    The first axis of every array is samples and is not compared with the model's. Labels of shape
+    The first axis of every array is samples and is not compared with the model's.
+    An input that is ``None`` is not given. Labels of shape
     (samples, …) come from `labels`, or from the key ``labels`` unless the model has an input of that name.
     Integers become floats or other integers where every value survives, floats become wider or
     narrower floats; a float never becomes an integer.
@@ -28,7 +29,7 @@ def conform(given: Mapping[str, object], inputs: Sequence[Tensor], where: str, l
         DataError: what is wrong, starting with `where`, and what was expected.
     """
     names = [tensor.name for tensor in inputs]
-    arrays = dict(given)
+    arrays = {name: value for name, value in given.items() if value is not None}
     if labels is None and LABELS not in names:
         labels = arrays.pop(LABELS, None)
     _check_names(arrays, names, where)
@@ -96,10 +97,15 @@ def _check_names(given: Iterable[str], expected: Sequence[str], where: str) -> N
 
 
 def _hint(name: str, candidates: Sequence[str]) -> str:
-    if name.lower() in {*_LABEL_LIKE, LABELS}:
-        return f" (if it holds the labels, name it {LABELS!r})"
+    if hint := label_hint(name):
+        return hint
     near = get_close_matches(name, candidates, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def label_hint(name: str) -> str:
+    """What to say of a `name` that no input has, where labels often have it; "" where not."""
+    return f" (if it holds the labels, name it {LABELS!r})" if name.lower() in {*_LABEL_LIKE, LABELS} else ""
 
 
 def _listing(names: Sequence[str]) -> str:

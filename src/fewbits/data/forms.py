@@ -6,8 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import Protocol, TypeGuard, runtime_checkable
 
-import numpy as np
-
 from fewbits.data.batches import Array, Batch, Dataset
 
 DataSource = str | PathLike[str] | Dataset | Mapping[str, Array] | Array | Iterable[object]
@@ -27,11 +25,23 @@ def is_dataset(source: object) -> TypeGuard[Dataset]:
     return isinstance(source, _Readable)
 
 
+@runtime_checkable
+class _ArrayLike(Protocol):
+    """What numpy reads as an array: its own, and tensors of any framework."""
+
+    def __array__(self) -> Array: ...
+
+
+def is_array(source: object) -> TypeGuard[Array]:
+    """Whether `source` is one array of numbers, of numpy or another framework, rather than a series of them."""
+    return isinstance(source, _ArrayLike)
+
+
 def is_pair(source: object) -> bool:
     """Whether `source` is one (inputs, labels) rather than a tuple of batches."""
     return (
         isinstance(source, tuple)
         and len(source) == 2
-        and isinstance(source[0], np.ndarray | Mapping)
-        and isinstance(source[1], np.ndarray)
+        and (is_array(source[0]) or isinstance(source[0], Mapping))
+        and is_array(source[1])
     )

@@ -14,7 +14,10 @@ from fewbits.data.items import ItemDataset
 from fewbits.errors import DataError
 from fewbits.graph import Tensor
 
-_FORMS = "a batch is (inputs, labels), a mapping from input name to array, or a single array if the model has one input"
+_FORMS = (
+    "a batch is (inputs, labels), a mapping from input name to array, or a single array if the model has one input; "
+    "several inputs are a mapping, or a tuple of arrays in the model's order"
+)
 
 
 def from_batches(batches: Iterable[object], inputs: Sequence[Tensor], where: str) -> Dataset:
@@ -57,6 +60,8 @@ def _read(batches: Iterable[object], where: str) -> Iterator[object]:
 def _named(value: object, inputs: Sequence[Tensor], where: str) -> Mapping[str, object]:
     if isinstance(value, Mapping):
         return value
+    if isinstance(value, tuple | list) and len(value) == len(inputs) > 1:
+        return {tensor.name: one for tensor, one in zip(inputs, value, strict=True)}
     if len(inputs) != 1 or isinstance(value, str | bytes) or value is None:
         names = ", ".join(repr(tensor.name) for tensor in inputs)
         raise DataError(f"{where}: {type(value).__name__} given for the inputs {names}; {_FORMS}")

@@ -8,11 +8,9 @@ from itertools import islice
 from os import PathLike, fspath
 from pathlib import Path
 
-import numpy as np
-
 from fewbits.data.batches import Batch
 from fewbits.data.callables import load_callable, running
-from fewbits.data.forms import DataSource, is_dataset, is_pair
+from fewbits.data.forms import DataSource, is_array, is_dataset, is_pair
 from fewbits.data.npz import load_npz
 from fewbits.errors import DataError
 
@@ -23,7 +21,7 @@ _SAMPLES = 4
 @dataclass(frozen=True)
 class Raw:
     """`source` can still be opened, whatever was read of it; `items` are its first batches, without labels: each a
-    mapping from name to values, or the values of the only input."""
+    mapping from name to values, a tuple of values in the model's order, or the values of the only input."""
 
     source: DataSource
     items: tuple[object, ...]
@@ -38,7 +36,7 @@ def look(source: DataSource) -> Raw:
         return _of_text(fspath(source))
     if is_dataset(source):
         return Raw(source, tuple(batch.inputs for batch in islice(source.batches(_SAMPLES), _LOOKED_AT)))
-    if isinstance(source, Mapping | np.ndarray | Batch) or is_pair(source):
+    if isinstance(source, Mapping | Batch) or is_array(source) or is_pair(source):
         return Raw(source, (_inputs(source),))
     if not isinstance(source, Iterable):
         raise DataError(f"{type(source).__name__} cannot be read as data; give arrays, or batches")
@@ -66,11 +64,16 @@ def _of_text(text: str) -> Raw:
 
 
 def _inputs(item: object) -> object:
-    """`item` without its labels."""
+    """`item` without its labels. Raises DataError for a tuple that is no (inputs, labels)."""
     if isinstance(item, Batch):
         return item.inputs
-    if isinstance(item, tuple | list) and len(item) in (1, 2):
-        return _inputs(item[0])
+    if isinstance(item, tuple | list):
+        if len(item) not in (1, 2):
+            raise DataError(
+                f"a batch has {len(item)} parts; give (inputs, labels), where several inputs are a mapping from name "
+                "to array or a tuple of arrays in the model's order"
+            )
+        return tuple(item[0]) if isinstance(item[0], tuple | list) else _inputs(item[0])
     if isinstance(item, Mapping):
-        return {name: values for name, values in item.items() if name != "labels"}
+        return {name: values for name, values in item.items() if name != "labels" and values is not None}
     return item

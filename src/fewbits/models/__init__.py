@@ -11,6 +11,7 @@ from fewbits.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from onnx import ModelProto as ModelProto
+    from torch.export import ExportedProgram
     from torch.nn import Module as Module
 
     from fewbits.data.weights import Weights
@@ -19,26 +20,30 @@ if TYPE_CHECKING:
     from fewbits.models.pytorch.deferred import Deferred as Deferred
     from fewbits.plan import Plan
 
-ModelSource = Union[str, Path, bytes, "ModelProto", "Module", "Model"]
+ModelSource = Union[str, Path, bytes, "ModelProto", "Module", "ExportedProgram", "Model"]
+
+_EXPORTED = (".pt2",)
+"""What files are called that ``torch.export.save`` wrote."""
 
 
 def open_model(source: ModelSource, items: Sequence[object] = ()) -> Model:
-    """Open an ONNX model from its path, its bytes, or a ``ModelProto`` (which is copied, never changed), or a PyTorch
-    module (which is never changed). A module is exported with the first of `items`: batches without labels, as
-    mappings from argument to array, or single arrays.
+    """Open an ONNX model from its path, its bytes, or a ``ModelProto`` (which is copied, never changed), a PyTorch
+    module (which is never changed), or a program that ``torch.export`` made, from its ``.pt2`` file as well (which
+    holds code: open only what you trust). A module is exported with the first of `items`: batches without labels, as
+    mappings from argument to array, tuples of arrays, or single arrays.
 
     Raises:
         ModelError: not an ONNX model, truncated, missing external data, NaN or Inf in its weights; a module that cannot
-            be exported.
+            be exported, or a file that holds no exported program.
         DataError: `items` and a module do not go together.
     """
     # The framework is imported when a model of it is opened, so that `import fewbits` stays light.
-    from fewbits.models.onnx_model import OnnxModel, is_proto  # noqa: PLC0415
+    if is_torch(source):
+        from fewbits.models.pytorch.opening import opened  # noqa: PLC0415  as above
 
-    if is_module(source):
-        from fewbits.models.pytorch.model import TorchModel  # noqa: PLC0415  as above
+        return opened(source, items)
+    from fewbits.models.onnx_model import OnnxModel, is_proto  # noqa: PLC0415  as above
 
-        return TorchModel.of_items(source, items)
     if isinstance(source, OnnxModel) or (_knows_torch() and _is_torch_model(source)):
         return source
     if isinstance(source, (str, Path)):
@@ -48,7 +53,8 @@ def open_model(source: ModelSource, items: Sequence[object] = ()) -> Model:
     if is_proto(source):
         return OnnxModel.from_proto(source)
     raise ModelError(
-        f"cannot open a model from {type(source).__name__}; give a path, bytes, an onnx.ModelProto or a torch.nn.Module"
+        f"cannot open a model from {type(source).__name__}; give a path, bytes, an onnx.ModelProto, a torch.nn.Module "
+        "or a torch.export.ExportedProgram"
     )
 
 
@@ -107,8 +113,24 @@ def package(module: Module | Artifact | str | Path | bytes, path: str | Path) ->
     return packaged(module, destination)
 
 
+def is_torch(source: object) -> TypeGuard[Module | ExportedProgram | str | Path]:
+    """Whether `source` is opened as a PyTorch model: a module, an exported program, or the file of one."""
+    if isinstance(source, str | Path):
+        return Path(source).suffix in _EXPORTED
+    return is_module(source) or is_exported(source)
+
+
+def is_exported(source: object) -> TypeGuard[ExportedProgram]:
+    """Whether `source` is what ``torch.export.export`` gives."""
+    if not _knows_torch():
+        return False
+    from torch.export import ExportedProgram  # noqa: PLC0415  as above
+
+    return isinstance(source, ExportedProgram)
+
+
 def is_module(source: object) -> TypeGuard[Module]:
-    """Whether `source` is a PyTorch module."""
+    """Whether `source` is a PyTorch module, which says what it reads only together with data."""
     if not _knows_torch():
         return False
     from torch.nn import Module  # noqa: PLC0415  as above
@@ -190,7 +212,9 @@ def pack(artifact: Artifact, location: str) -> Packed:
 __all__ = [
     "ModelSource",
     "deferred",
+    "is_exported",
     "is_module",
+    "is_torch",
     "load_module",
     "open_model",
     "open_module",

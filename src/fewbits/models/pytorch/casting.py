@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from typing import Final
 
 import torch
 from torch import fx
+from torch.fx.node import Argument
 
 from fewbits.grouping import CARRIERS
 from fewbits.models.pytorch.kinds import KINDS, operator
@@ -24,16 +26,14 @@ Types = Mapping[fx.Node, torch.dtype]
 
 KEPT: Final = frozenset(
     {
-        "acos", "asin", "cosh", "cumprod", "cumsum", "dist", "erfinv", "exp", "expm1", "linalg_vector_norm", "log",
-        "log10", "log1p", "log2", "logsumexp", "norm", "pow", "prod", "reciprocal", "renorm", "rsqrt", "sinh", "std",
-        "tan", "var", "var_mean", "grid_sampler", "grid_sampler_2d", "fft_fft", "_fft_r2c", "_fft_c2r", "stft",
+        "acos", "asin", "cos", "cosh", "cumprod", "cumsum", "dist", "erfinv", "exp", "expm1", "linalg_vector_norm",
+        "log", "log10", "log1p", "log2", "logsumexp", "norm", "pow", "prod", "reciprocal", "renorm", "rsqrt", "sin",
+        "sinh", "std", "tan", "var", "var_mean", "grid_sampler", "grid_sampler_2d", "fft_fft", "_fft_r2c",
+        "_fft_c2r", "stft",
     }
 )  # fmt: skip
-"""Operators that stay in float32 unless a plan names them, as with torch.autocast on CUDA."""
-
-_TYPED: Final = frozenset({"to", "_to_copy", "full", "arange", "zeros", "ones", "empty", "new_ones", "new_zeros"})
-"""Operators whose type is part of the call: nobody but the model decides about it."""
-
+"""Operators that stay in float32 unless a plan names them, as with torch.autocast on CUDA; beyond its list sin and cos,
+whose argument may be a large angle: rounded to bf16, that of a distant position is off by whole turns."""
 
 _WORDS: Final = {
     torch.bfloat16: "bfloat16.quantize",
@@ -108,7 +108,7 @@ def cast(program: Program, types: Types, endless: Collection[fx.Node] = (), *, w
                 return casts[key]
             alone = len(wanted[node]) == 1
             target = name if alone or dtype == tensor.dtype else f"{name}_{_short(dtype)}"
-            tensors[target] = tensor if dtype == tensor.dtype else _narrowed(tensor, dtype)
+            tensors[target] = tensor if dtype == tensor.dtype else narrowed(tensor, dtype)
             casts[key] = graph.get_attr(target)
             casts[key].meta = dict(node.meta)
         return casts[key]
@@ -148,6 +148,8 @@ def cast(program: Program, types: Types, endless: Collection[fx.Node] = (), *, w
             graph.output(tuple(operand(one, node) for one in given))
         else:
             made[node] = graph.node_copy(node, partial(operand, reader=node))
+            if node in types:
+                _retype(made[node], types[node])
     between = {key: node for key, node in casts.items() if node.op != "get_attr"}
     words = {(source, _WORDS[dtype]): node for (source, dtype), node in between.items()}
     return Cast(graph, tensors, made, words)
@@ -155,7 +157,27 @@ def cast(program: Program, types: Types, endless: Collection[fx.Node] = (), *, w
 
 def is_cast(node: fx.Node) -> bool:
     """Whether `node` changes the type of a float and nothing else."""
-    return node.op == "call_function" and operator(node.target) in ("_to_copy", "to") and "dtype" in node.kwargs
+    if node.op != "call_function" or operator(node.target) not in ("_to_copy", "to"):
+        return False
+    wanted = node.kwargs.get("dtype")
+    source = node.args[0]
+    before = _dtype(source) if isinstance(source, fx.Node) else None
+    types = [wanted, before]
+    return all(isinstance(one, torch.dtype) and one.is_floating_point for one in types)
+
+
+def _retype(node: fx.Node, dtype: torch.dtype) -> None:
+    """Make the copy of a float32 call one in `dtype`: what it says about its type, and numbers that `dtype` cannot
+    hold, as those that stand for infinity in masks."""
+    limit = torch.finfo(dtype).max
+
+    def fitted(value: Argument) -> Argument:
+        if value is torch.float32:
+            return dtype
+        return max(-limit, min(limit, value)) if isinstance(value, float) and isfinite(value) else value
+
+    node.args = tuple(fitted(value) for value in node.args)
+    node.kwargs = {name: fitted(value) for name, value in node.kwargs.items()}
 
 
 def _types_of_weights(program: Program, types: Types) -> Mapping[fx.Node, frozenset[torch.dtype]]:
@@ -181,11 +203,13 @@ def _dtype(node: fx.Node) -> torch.dtype | None:
 
 
 def _is_fixed(node: fx.Node) -> bool:
-    name = operator(node.target)
-    return name in KEPT or name in _TYPED or node.kwargs.get("dtype") is not None
+    """Whether `node` stays in float32, or in another type that its call names: float32 read and float32 asked for is
+    no decision of the model's."""
+    asked = [value for value in (*node.args, *node.kwargs.values()) if isinstance(value, torch.dtype)]
+    return operator(node.target) in KEPT or any(value != torch.float32 for value in asked)
 
 
-def _narrowed(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def narrowed(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`tensor` in `dtype`; what stands for infinity becomes the largest number, so that a sum of two is no NaN."""
     limit = torch.finfo(dtype).max
     plain = tensor.detach()

@@ -17,7 +17,7 @@ from fewbits.errors import ModelError
 from fewbits.files import make_folder, write_file
 from fewbits.graph import Tensor
 from fewbits.models.protocol import TORCH, Artifact
-from fewbits.models.pytorch.call_form import CallForm, output_names
+from fewbits.models.pytorch.call_form import CallForm
 
 MODULE: Final = "model.pt"
 REPORT: Final = "report.txt"
@@ -95,7 +95,7 @@ class Converted(nn.Module):
     @property
     def names(self) -> tuple[str, ...]:
         """A name for every tensor that is given back, in order."""
-        return output_names(self.call.outputs)
+        return self.call.names
 
     @property
     def graph(self) -> fx.Graph:

@@ -13,7 +13,8 @@ from fewbits.models.protocol import Model
 from fewbits.models.pytorch.call_form import bound
 from fewbits.models.pytorch.converted import Converted, save_module
 from fewbits.models.pytorch.examples import example_of
-from fewbits.models.pytorch.exporting import in_evaluation, parameters_of
+from fewbits.models.pytorch.exporting import parameters_of
+from fewbits.models.pytorch.given import in_evaluation
 from fewbits.models.pytorch.model import TorchModel
 from fewbits.plan import Plan
 

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import inspect
+import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import fx, nn
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from fewbits.errors import ModelError
-from fewbits.models.pytorch.call_form import Arguments, CallForm, numbered
+from fewbits.models.pytorch.call_form import (
+    Arguments,
+    CallForm,
+    closed_dataclasses,
+    numbered,
+    open_dataclasses,
+    without_leaves,
+)
+from fewbits.models.pytorch.constants import folded
+from fewbits.models.pytorch.given import check, check_program, in_evaluation, plain_state, unwrapped
 from fewbits.models.pytorch.program import Program, holder
+from fewbits.models.pytorch.untraceable import reason
 
 Dynamic = Mapping[str, frozenset[int]]
 """Argument → the axes that may have another size at another call."""
@@ -31,30 +43,98 @@ def export(module: nn.Module, example: Arguments, dynamic: Dynamic | None = None
     `dynamic`: axes whose size is free; by default the first of every tensor. An axis of size 1 in the example is fixed.
 
     Raises:
-        ModelError: ``torch.export`` cannot trace it; the message has the line and the reason.
+        ModelError: ``torch.export`` cannot trace it, or it leaves traces when it is called; the message has the line
+            and the reason.
     """
-    twin = in_evaluation(module)
+    own = unwrapped(module)
+    check(own)
+    _check_arguments(own, example)
+    twin = in_evaluation(own)
+    form = _Form(plain_state(twin))
+    twin.register_forward_hook(form.seen)
+    traced = _traced(twin, example, dynamic)
+    if form.changed:
+        _check_counters(twin, form, example, dynamic)
+    return _program(traced, own, example, form.outputs)
+
+
+class _Form:
+    """Sees the form of what a module gives, and gives it on as what ``torch.export`` can see into; sees which of the
+    `numbers` that its attributes are it has changed by then, which ``torch.export`` takes back."""
+
+    def __init__(self, numbers: Mapping[str, float]) -> None:
+        self.numbers = numbers
+        self.changed: Mapping[str, float] = {}
+        self.outputs: object = None
+
+    def seen(self, module: nn.Module, args: object, outputs: object) -> object:
+        """A forward hook."""
+        self.outputs = without_leaves(outputs)
+        self.changed = {
+            name: value for name, value in plain_state(module).items() if self.numbers.get(name, value) != value
+        }
+        return open_dataclasses(outputs)
+
+
+def _check_counters(twin: nn.Module, form: _Form, example: Arguments, dynamic: Dynamic | None) -> None:
+    """Raises ModelError if a number that a call changes is changed by the next call, too. What is kept once and for
+    all, as the length of a table, is not."""
+    before = form.changed
+    for name, value in before.items():
+        path, _, last = name.rpartition(".")
+        vars(twin.get_submodule(path))[last] = value
+    form.numbers = plain_state(twin)
+    try:
+        _traced(twin, example, dynamic)
+    except ModelError:
+        # It reads what the first call kept beside the number, and torch.export took back: no counter.
+        return
+    counted = sorted(set(form.changed) & set(before))
+    if counted:
+        raise ModelError(
+            f"the model changes its attribute {counted[0]} at every call, so no two calls compute the same; only "
+            "models whose calls leave no trace are converted"
+        )
+
+
+def _traced(twin: nn.Module, example: Arguments, dynamic: Dynamic | None) -> torch.export.ExportedProgram:
     try:
         with _quiet(), torch.no_grad():
             traced = torch.export.export(twin, (), dict(example), dynamic_shapes=_axes(example, dynamic), strict=False)
-            flat = traced.run_decompositions({})
+            flat: torch.export.ExportedProgram = traced.run_decompositions({})
     # torch.export raises what the module raises, and a dozen errors of its own that share no base.
     except Exception as error:
-        raise ModelError(_why(module, error)) from error
-    return _program(flat, twin, example)
+        raise ModelError(f"{type(twin).__name__} cannot be exported: {reason(error)}") from error
+    return flat
+
+
+def _check_arguments(module: nn.Module, example: Arguments) -> None:
+    names = parameters_of(module)
+    unknown = sorted(set(example) - set(names))
+    if unknown:
+        raise ModelError(
+            f"{type(module).__name__}.forward has no argument of the name {unknown[0]}; it takes {', '.join(names)}. "
+            "What it gathers in *args or **kwargs has no name of its own: wrap it in a module that names it"
+        )
 
 
 def loaded(program: torch.export.ExportedProgram) -> Program:
-    """A program that the user exported. Raises ModelError if it takes positional arguments that have no names."""
+    """A program that the user exported, with the axes free that were free then.
+
+    Raises ModelError if it has no example of its arguments, was exported in training mode, or writes to its weights.
+    """
+    if program.example_inputs is None:
+        raise ModelError("the exported program has no example of its inputs; export the module again (torch.export)")
     with _quiet():
         flat = program.run_decompositions({})
-    args, kwargs = flat.example_inputs if flat.example_inputs is not None else ((), {})
+    args, kwargs = program.example_inputs
     names = list(inspect.signature(program.module().forward).parameters) if args else []
-    return _program(flat, None, {**dict(zip(names, args, strict=False)), **kwargs})
+    return _program(flat, None, {**dict(zip(names, args, strict=False)), **kwargs}, None)
 
 
 def parameters_of(module: nn.Module) -> tuple[str, ...]:
     """The names of what ``forward`` takes. Raises ModelError for ``*args`` or ``**kwargs`` alone."""
+    module = unwrapped(module)
     named = [name for name, one in _signature(module).items() if one.kind in _NAMED]
     if not named:
         raise ModelError(f"{type(module).__name__}.forward has no named arguments; wrap it in a module that names them")
@@ -66,7 +146,7 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 def required_parameters(module: nn.Module) -> tuple[str, ...]:
     """Those of `parameters_of` that have no default."""
-    parameters = _signature(module)
+    parameters = _signature(unwrapped(module))
     return tuple(name for name in parameters_of(module) if parameters[name].default is inspect.Parameter.empty)
 
 
@@ -74,31 +154,22 @@ def _signature(module: nn.Module) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(module.forward).parameters
 
 
-def in_evaluation(module: nn.Module) -> nn.Module:
-    """A copy of the structure of `module` that shares its tensors."""
-    tensors = [*module.parameters(), *module.buffers()]
-    try:
-        twin = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
-    # Whatever the user's class does when it is copied.
-    except Exception as error:
-        raise ModelError(
-            f"{type(module).__name__} cannot be copied ({type(error).__name__}: {error}), and the given module is "
-            "never changed; give it a __deepcopy__ that works, or an ExportedProgram (torch.export.export)"
-        ) from error
-    return twin.eval()
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's warnings about itself, and without the fused encoder layer, which is one call to all tools."""
+    """Without torch's warnings about itself and the graphs that it prints when it fails, and without the fused encoder
+    layer, which is one call to all tools."""
     fast = torch.backends.mha.get_fastpath_enabled()
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = log.level
     torch.backends.mha.set_fastpath_enabled(False)
+    log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+        log.setLevel(level)
 
 
 def _axes(example: Arguments, dynamic: Dynamic | None) -> dict[str, object]:
@@ -113,13 +184,11 @@ def _axes(example: Arguments, dynamic: Dynamic | None) -> dict[str, object]:
     return {name: pytree.tree_map(lambda leaf, name=name: of(name, leaf), value) for name, value in example.items()}
 
 
-def _program(traced: torch.export.ExportedProgram, module: nn.Module | None, example: Arguments) -> Program:
+def _program(
+    traced: torch.export.ExportedProgram, module: nn.Module | None, example: Arguments, form: object
+) -> Program:
+    check_program(traced)
     signature = traced.graph_signature
-    changed = [one.target for one in signature.output_specs if one.kind is not OutputKind.USER_OUTPUT]
-    if changed:
-        raise ModelError(
-            f"the model writes to {changed[0]} when it is called; only models whose calls leave no trace are converted"
-        )
     tensors = {**traced.state_dict, **traced.constants}
     graph = fx.Graph()
     made: dict[fx.Node, fx.Node] = {}
@@ -128,6 +197,7 @@ def _program(traced: torch.export.ExportedProgram, module: nn.Module | None, exa
     places: list[int] = []
     fixed: dict[int, object] = {}
     flat_place = 0
+    constants: dict[int, object] = {}
     for node in traced.graph.nodes:
         if node.op == "placeholder":
             spec = given[node.name]
@@ -146,23 +216,26 @@ def _program(traced: torch.export.ExportedProgram, module: nn.Module | None, exa
             flat_place += 1
         elif node.op == "output":
             (found,) = node.args
-            values = [_known(one) for one in found]
-            graph.output(tuple(made[value] for value in values))
+            given_back = [made[one] for one in found if isinstance(one, fx.Node) and _is_tensor(one)]
+            constants = {place: one for place, one in enumerate(found) if not isinstance(one, fx.Node)}
+            graph.output(tuple(given_back))
         elif str(node.target) not in _ONLY_CHECKS:
             made[node] = graph.node_copy(node, lambda old: made[old])
     graph.eliminate_dead_code()
     used = {node.target for node in graph.nodes if node.op == "get_attr"}
     root = holder({name: tensor for name, tensor in held.items() if name in used})
     flat = fx.GraphModule(root, graph)
+    outputs = numbered(traced.call_spec.out_spec)
     call = CallForm(
         parameters=tuple(example) if module is None else parameters_of(module),
         defaults={} if module is None else _defaults(module),
         inputs=_numbered_arguments(example),
         tensors=tuple(places),
         fixed=fixed,
-        outputs=numbered(traced.call_spec.out_spec),
+        outputs=outputs if form is None else closed_dataclasses(outputs, form),
+        constants=constants,
     )
-    return Program(flat, call)
+    return folded(Program(flat, call))
 
 
 def _numbered_arguments(example: Arguments) -> Mapping[str, object]:
@@ -171,23 +244,15 @@ def _numbered_arguments(example: Arguments) -> Mapping[str, object]:
     return found
 
 
-def _known(value: object) -> fx.Node:
-    if not isinstance(value, fx.Node):
-        raise ModelError(f"the model gives {value!r}, which is no tensor; return tensors alone")
-    return value
+def _is_tensor(node: fx.Node) -> bool:
+    """True. Raises ModelError for a number that depends on what the model is given."""
+    if not isinstance(node.meta.get("val"), torch.Tensor):
+        raise ModelError(
+            f"the model gives a number that depends on its inputs ({node.name}), as their size; return tensors, "
+            "and constants beside them, alone"
+        )
+    return True
 
 
 def _defaults(module: nn.Module) -> dict[str, object]:
     return {name: one.default for name, one in _signature(module).items() if one.default is not inspect.Parameter.empty}
-
-
-def _why(module: nn.Module, error: Exception) -> str:
-    """One paragraph of what ``torch.export`` says, with the line of the user's that it names."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    place = next((line for line in reversed(lines) if line.startswith('File "') and "/torch/" not in line), "")
-    first = lines[0] if lines else type(error).__name__
-    return (
-        f"{type(module).__name__} cannot be exported: {first[:300]}"
-        + (f" ({place})" if place else "")
-        + ". Control flow that depends on data must become torch.where or torch.cond"
-    )

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import operator as python_operator
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from fewbits.graph import AttributeValue, Graph, Kind, Node, Tensor
-from fewbits.models.pytorch.call_form import output_names
+from fewbits.grouping import JOINTS, PRODUCTS
 from fewbits.models.pytorch.kinds import JOINS, KINDS, operator
-from fewbits.models.pytorch.program import Program
+from fewbits.models.pytorch.positions import positions
+from fewbits.models.pytorch.program import Program, weight_of
 from fewbits.models.torch_ops.operation import Convolution
 
 _LARGE = 65504.0
 """What fp16 holds: a constant beyond it stands for infinity, as in masks."""
-_NAMED_BY_MODULE = frozenset(
-    {Kind.GEMM, Kind.CONV, Kind.CONV_TRANSPOSE, Kind.GATHER, Kind.BATCH_NORM, Kind.LAYER_NORM, Kind.MATMUL}
-)
+_NORMS = frozenset({Kind.BATCH_NORM, Kind.LAYER_NORM})
+_WITH_WEIGHT = frozenset({Kind.GEMM, Kind.CONV, Kind.CONV_TRANSPOSE, Kind.GATHER, Kind.MATMUL})
+_DECIDED = PRODUCTS | JOINTS | {Kind.ATTENTION}
+"""Kinds that a plan decides about."""
 _ORDER: Mapping[str, tuple[int, ...]] = {"addmm": (1, 2, 0)}
 """Operators whose operands stand in another order than ours: first operand, second, bias."""
 _ATTRIBUTES: Mapping[str, Mapping[str, AttributeValue]] = {"linear": {"transB": 1}}
@@ -42,7 +45,9 @@ class Described:
 
 def describe(program: Program) -> Described:
     """The graph of `program`. What takes an element of a tuple is part of the call that gives it."""
-    names = _names(program)
+    fixed = positions(program)
+    kinds = {one: Kind.OTHER if one in fixed and _kind(one) in _DECIDED else _kind(one) for one in program.graph.nodes}
+    names = _names(program, kinds)
     tensor_names = _tensor_names(program, names)
     endless = _endless(program)
     tensors: dict[str, Tensor] = {}
@@ -56,7 +61,8 @@ def describe(program: Program) -> Described:
         if one in names:
             calls[names[one]] = one
             inputs = tuple(tensor_names.get(operand, "") for operand in _operands(one))
-            nodes.append(Node(names[one], _kind(one), operator(one.target), inputs, (name,), _attributes(one)))
+            what = "getitem" if _is_element(one) else operator(one.target)
+            nodes.append(Node(names[one], kinds[one], what, inputs, (name,), _attributes(one)))
     graph = Graph(
         tuple(nodes),
         tensors,
@@ -66,38 +72,77 @@ def describe(program: Program) -> Described:
     return Described(graph, calls, {name: one for one, name in tensor_names.items()})
 
 
-def _names(program: Program) -> dict[fx.Node, str]:
-    """A name for every call that computes: the path of the module whose work it is, and what else it needs."""
+def _names(program: Program, kinds: Mapping[fx.Node, Kind]) -> dict[fx.Node, str]:
+    """A name for every call that computes: the path of the module whose work it is, or that path, the operator, and
+    which of its calls there it is. Nothing in it depends on shapes, or on what other modules do."""
+    layers = Counter(_path(one) for one in program.graph.nodes if _is_layer(one, kinds[one]))
     found: dict[fx.Node, str] = {}
     taken: set[str] = set()
+    calls: Counter[tuple[str, str]] = Counter()
     for one in program.graph.nodes:
-        if one.op not in ("call_function", "call_module") or _is_element(one) or not _gives_tensor(one):
+        is_call = one.op in ("call_function", "call_module")
+        if not is_call or not _gives_tensor(one) or (_is_element(one) and element_of(one) in found):
             continue
-        path = _path(one)
-        plain = _kind(one) in _NAMED_BY_MODULE and _is_of_torch(one)
-        name = path if plain and path else f"{path}.{one.name}" if path else one.name
-        if name in taken:
-            name = f"{name}.{one.name}"
+        path, what = _path(one), "getitem" if _is_element(one) else operator(one.target)
+        number = calls[path, what]
+        calls[path, what] += 1
+        is_layer = _is_layer(one, kinds[one]) and (layers[path] == 1 or _is_of_torch(one))
+        name = _owner(one, kinds[one], path) or (path if is_layer else "")
+        if not name or name in taken:
+            last = f"{what}_{number}" if number else what
+            name = f"{path}.{last}" if path else last
+        while name in taken:
+            name += "_"
         taken.add(name)
         found[one] = name
     return found
 
 
+def _is_layer(one: fx.Node, kind: Kind) -> bool:
+    """Whether `one` is what a layer does: a norm, or something with a weight of its own."""
+    return kind in _NORMS or _weight(one, kind) is not None
+
+
+def _weight(one: fx.Node, kind: Kind) -> fx.Node | None:
+    """The stored weight of a product, or the table that is looked up in."""
+    operands = list(_operands(one)) if kind in _WITH_WEIGHT else []
+    place = 0 if kind is Kind.GATHER else 1
+    return operands[place] if len(operands) > place and operands[place].op == "get_attr" else None
+
+
+def _owner(one: fx.Node, kind: Kind, path: str) -> str:
+    """The module inside `path` that has the weight of the product `one`; "" if there is none. A module may read the
+    weights of those inside it, as torch.nn.MultiheadAttention does, or hold some under other names than `weight`."""
+    weight = _weight(one, kind)
+    if weight is None:
+        return ""
+    owner, _, last = str(weight.target).rpartition(".")
+    inside = owner != path and (not path or owner.startswith(f"{path}."))
+    short = last.removesuffix("_weight")
+    if short != last and (inside or owner == path):
+        return f"{owner}.{short}" if owner else short
+    return owner if inside and last == "weight" else ""
+
+
 def _tensor_names(program: Program, names: Mapping[fx.Node, str]) -> dict[fx.Node, str]:
-    given = dict(zip(reversed(program.outputs), reversed(output_names(program.call.outputs)), strict=True))
+    given = dict(zip(reversed(program.outputs), reversed(program.call.names), strict=True))
     found: dict[fx.Node, str] = {}
     taken = {str(one.target) for one in program.graph.nodes if one.op in ("placeholder", "get_attr")}
+    own = set(names.values())
     for one in program.graph.nodes:
         if one.op in ("placeholder", "get_attr"):
             found[one] = str(one.target)
-        elif _is_element(one):
-            source = one.args[0]
-            # Of a tuple, the first element is the result; nobody reads the others in inference.
-            if one.args[1] == 0 and isinstance(source, fx.Node) and source in names:
-                found[one] = found[source]
         elif one in names:
             wanted = given.get(one) or _given_element(one, given) or names[one]
-            found[one] = wanted if wanted not in taken else names[one]
+            # An output may have the name of another call, and a call that of an input or a weight.
+            name = wanted if wanted not in taken and wanted not in own - {names[one]} else names[one]
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            found[one] = name
+        elif (source := element_of(one)) is not None and source in names:
+            # Of a tuple, the first element is the result.
+            found[one] = found[source]
     return found
 
 
@@ -135,20 +180,12 @@ def _path(node: fx.Node) -> str:
 
 
 def _is_of_torch(node: fx.Node) -> bool:
-    """Whether the innermost module is a layer, and not a model of the user's that calls functions."""
+    """Whether the innermost module is a layer of torch's, and `node` what it is there for."""
     stack = node.meta.get("nn_module_stack")
     entries = [] if not stack else [entry[1] for entry in stack.values()]
-    return bool(entries) and (str(entries[-1]).startswith("torch.nn") or len(_products_in(node)) == 1)
-
-
-def _products_in(node: fx.Node) -> list[fx.Node]:
-    """The calls of the same module with weights."""
-    path = _path(node)
-    return [
-        one
-        for one in node.graph.nodes
-        if one.op == "call_function" and _path(one) == path and _kind(one) in _NAMED_BY_MODULE
-    ]
+    weights = [str(one.target).rpartition(".")[2] for one in node.all_input_nodes if one.op == "get_attr"]
+    is_whole = not weights or any(name in ("weight", "bias") for name in weights)
+    return bool(entries) and str(entries[-1]).startswith("torch.nn") and is_whole
 
 
 def _kind(node: fx.Node) -> Kind:
@@ -235,6 +272,8 @@ def _endless(program: Program) -> frozenset[fx.Node]:
     found: set[fx.Node] = set()
     for one in program.graph.nodes:
         value = _value(one)
+        if one.op == "get_attr" and _is_mask(program, one):
+            found.add(one)
         if one.op != "call_function" or value is None or not value.is_floating_point():
             continue
         scalars = (arg for arg in (*one.args, *one.kwargs.values()) if isinstance(arg, float | int))
@@ -246,6 +285,14 @@ def _endless(program: Program) -> frozenset[fx.Node]:
         if is_made or (passes and any(source in found for source in one.all_input_nodes)):
             found.add(one)
     return frozenset(found)
+
+
+def _is_mask(program: Program, one: fx.Node) -> bool:
+    """Whether a constant of the model's, not a weight that was learned, has numbers that stand for infinity."""
+    stored = weight_of(program.module, str(one.target))
+    if isinstance(stored, nn.Parameter) or not stored.is_floating_point() or not stored.numel():
+        return False
+    return not float(stored.abs().max()) <= _LARGE
 
 
 _MAKES_MASKS = frozenset({"full", "full_like", "masked_fill", "scalar_tensor", "mul", "where", "fill"})

@@ -17,12 +17,12 @@ from fewbits.errors import ModelError, PlanError
 from fewbits.graph import Graph, Tensor
 from fewbits.grouping import Group
 from fewbits.models.protocol import Artifact, Regions
-from fewbits.models.pytorch.call_form import Arguments, output_names
+from fewbits.models.pytorch.call_form import Arguments
 from fewbits.models.pytorch.converted import Converted, artifact
 from fewbits.models.pytorch.converting import convert, plain
 from fewbits.models.pytorch.equalising import equalised
 from fewbits.models.pytorch.examples import example_of
-from fewbits.models.pytorch.exporting import Dynamic, export
+from fewbits.models.pytorch.exporting import Dynamic, export, loaded
 from fewbits.models.pytorch.graph import Described, describe
 from fewbits.models.pytorch.observing import array_of, device_of, observe
 from fewbits.models.pytorch.program import Program, digest, weight_of
@@ -54,6 +54,11 @@ class TorchModel:
         return cls.of(module, *example_of(module, items))
 
     @classmethod
+    def of_program(cls, program: torch.export.ExportedProgram, source: Path | None = None) -> TorchModel:
+        """A `program` that was exported already, read from the file `source`. Raises ModelError."""
+        return replace(cls._of(loaded(program)), source=source)
+
+    @classmethod
     def _of(cls, program: Program) -> TorchModel:
         _check_weights(program)
         return cls(program, describe(program), digest(program.module))
@@ -71,7 +76,7 @@ class TorchModel:
     @property
     def outputs(self) -> Sequence[Tensor]:
         """What the model gives, in order."""
-        names = output_names(self.program.call.outputs)
+        names = self.program.call.names
         tensors = [self.graph.tensors[name] for name in self.graph.outputs]
         return tuple(replace(tensor, name=name) for name, tensor in zip(names, tensors, strict=True))
 

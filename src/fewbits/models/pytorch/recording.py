@@ -9,7 +9,8 @@ from torch import nn
 
 from fewbits.errors import MetricError
 from fewbits.models.pytorch.call_form import bound
-from fewbits.models.pytorch.exporting import in_evaluation, parameters_of
+from fewbits.models.pytorch.exporting import parameters_of
+from fewbits.models.pytorch.given import in_evaluation
 
 _KEPT = 64
 
