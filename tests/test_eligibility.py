@@ -69,9 +69,14 @@ def test_constants_in_the_wrong_place() -> None:
     sketch = Sketch()
     sketch.add(Kind.MATMUL, sketch.constant(4, 4), "x")
     sketch.add(Kind.MATMUL, sketch.constant(4, 4), sketch.constant(4, 4))
+    sketch.add(Kind.GEMM, sketch.constant(4, 4), "x")
+    sketch.add(Kind.MATMUL, sketch.constant(4), "x")
     graph = sketch.graph()
-    assert "constant is the first operand" in reason(graph, 0)
+    # As an activation that is known beforehand.
+    assert reason(graph, 0) == ""
     assert "no activation" in reason(graph, 1)
+    assert "constant is the first operand" in reason(graph, 2)
+    assert "ranks" in reason(graph, 3)
 
 
 @pytest.mark.parametrize("kind", [Kind.CONV, Kind.GEMM])
@@ -103,7 +108,7 @@ def test_what_a_subgraph_reads() -> None:
 
 
 def test_gemms() -> None:
-    assert "transposed" in reason(product(Kind.GEMM, (4, 6), transA=1).graph())
+    assert reason(product(Kind.GEMM, (4, 6), transA=1).graph()) == ""
     for name in ("alpha", "beta"):
         # Factors go into the constants that they scale.
         assert reason(product(Kind.GEMM, (4, 6), **{name: 0.5}).graph()) == ""
@@ -114,7 +119,7 @@ def test_gemms() -> None:
 
 
 def test_products_of_unusual_rank() -> None:
-    assert "not a matrix" in reason(product(Kind.MATMUL, (2, 4, 6)).graph())
+    assert reason(product(Kind.MATMUL, (2, 4, 6)).graph()) == ""
     assert "not a matrix" in reason(product(Kind.MATMUL, (4,)).graph())
     for shape in ((4,), None):
         sketch = Sketch()
@@ -211,7 +216,7 @@ class TestStored:
     def test_a_gemm(self, scheme: Scheme) -> None:
         assert reason(product(Kind.GEMM, (64, 6)).graph(), 0, scheme) == ""
         assert reason(product(Kind.GEMM, (6, 64), transB=1, alpha=0.5).graph(), 0, scheme) == ""
-        assert "transposed" in reason(product(Kind.GEMM, (64, 6), transA=1).graph(), 0, scheme)
+        assert ("transposed" in reason(product(Kind.GEMM, (64, 6), transA=1).graph(), 0, scheme)) != scheme.dynamic
 
     @pytest.mark.parametrize("kind", [Kind.CONV, Kind.ADD])
     def test_other_groups(self, kind: Kind, scheme: Scheme) -> None:
@@ -228,9 +233,9 @@ class TestStored:
         sketch.add(Kind.MATMUL, "x", sketch.constant(4))
         graph = sketch.graph()
         assert "constant matrix" in reason(graph, 0, scheme)
-        assert "constant matrix" in reason(graph, 1, scheme)
+        assert "constant is the first operand" in reason(graph, 1, scheme)
         assert "constant is the first operand" in reason(graph, 2, scheme)
-        assert "not a matrix" in reason(graph, 3, scheme)
+        assert "more than one matrix" in reason(graph, 3, scheme)
         assert "not a matrix" in reason(graph, 4, scheme)
 
     def test_other_types(self, scheme: Scheme) -> None:

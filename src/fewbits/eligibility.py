@@ -156,7 +156,7 @@ def _stored(graph: Graph, group: Group, scheme: Scheme) -> str:
         return reason
     if group.constant and scheme.dynamic and _shares_one_scale(scheme) and group.kind is Kind.MATMUL:
         return _constant(graph, group, anchor)
-    if group.constant and group.constant == anchor.inputs[0]:
+    if group.kind in (Kind.MATMUL, Kind.GEMM) and graph.is_constant(anchor.inputs[0]):
         return "its constant is the first operand, and only a second one can be written so"
     if group.constant:
         return "its constant is more than one matrix, and only one can be written so"
