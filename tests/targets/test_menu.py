@@ -15,7 +15,6 @@ from fewbits.formats.scheme import (
     INT4_OTHER_BLOCKS,
     INT4_SHIFTED_BLOCKS,
     INT4_SMOOTHED,
-    INT4_SMOOTHED,
     INT8_BLOCKS,
     INT8_DYNAMIC,
     INT8_PAIR,
