@@ -4,14 +4,14 @@ benchmarks/remedies.py``.
 For each product by a matrix of MiniLM and of the small GPT: the squared error of its outputs on inputs that nothing was
 fitted to, over that of rounding to nearest, with the weight alone in four bits (blocks of 32 and 128) and with static
 8-bit codes. Rotations and splits compute something more at every call: how much, on one layer of MiniLM's sizes, is
-timed beside it on both runtimes. Writes ``benchmarks/results/remedies.json``.
+timed beside it on ONNX Runtime. Writes ``benchmarks/results/remedies.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -265,9 +265,9 @@ def main() -> None:
             }
             found.append(Layer(name, layer, one.weight.shape, {**errors, "static": static(one)}))
             print(name, layer, one.weight.shape, flush=True)
-    wanted = [("onnxruntime:cpu", INT8_STATIC), ("onnxruntime:cpu", INT4_BLOCKS), ("openvino:cpu", INT8_STATIC)]
+    wanted = [("onnxruntime:cpu", INT8_STATIC), ("onnxruntime:cpu", INT4_BLOCKS)]
     timed = {f"{target}, {scheme}": costs(target, scheme) for target, scheme in wanted}
-    taken = replace(results.Taken.now(this_machine(results.PACKAGES)))
+    taken = results.Taken.now(this_machine(results.PACKAGES))
     written = TypeAdapter(Remedies).dump_json(Remedies(tuple(found), timed, taken), indent=1)
     results.write(written, results.FOLDER / "remedies.json")
     for name in ("minilm", "tiny_gpt"):

@@ -113,6 +113,9 @@ def saturation(
     """
     given = plan if isinstance(plan, Plan) else Plan.load(Path(plan))
     opened = open_model(model)
+    if isinstance(plan, Plan):
+        # Without the file of codes; those are no more dangerous than the nearest ones, which are looked at here.
+        given = replace(given, codes={})
     opened = opened.equalised(given.equalised).knowing({} if isinstance(plan, Plan) else beside(Path(plan)))
     opened.converted(given)  # says what does not fit
     return tuple(_linted(opened, given, data))

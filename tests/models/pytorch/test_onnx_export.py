@@ -204,8 +204,8 @@ def test_what_has_no_counterpart_is_listed() -> None:
     carried = plan_for_module(plan, twins)
     left = {(left.what, left.name) for left in carried.left}
     assert {("scheme", "nobody"), ("range", "nothing"), ("factors", product.inner)} <= left
-    # Its range is of what scaling leaves, so there is none for the module, and no codes either.
-    assert not carried.plan.low
+    # The range of its result is of what scaling leaves, and lost; a module's product gives floats and does without.
+    assert product.inner not in carried.plan.ranges and len(carried.plan.low) == 1
 
 
 def test_a_plan_of_another_model_is_refused() -> None:
