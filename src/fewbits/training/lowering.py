@@ -135,7 +135,7 @@ class Lowering:
     def product(self, name: str, weight: str = "") -> Product:
         """The product `name`, made when it is first asked for; `weight` is the parameter that is its weight."""
         if name not in self.products:
-            self.products[name] = Product(name, self._casts(name, self.recipe), self.recipe.sums, self.watch)
+            self.products[name] = Product(name, self._casts(name, self.recipe), self.recipe.sums_of(name), self.watch)
             self.weights[name] = weight
         return self.products[name]
 
