@@ -106,6 +106,7 @@ def rows() -> dict[str, dict[str, tuple[Task, str]]]:
     unscaled = FP8.replace("scaler: rising_floor", "scaler: none")
     four = HBFP.replace("bfp8", "bfp4")
     residual, small = images(Residual), images(Residual, 2.0**-12)
+    smallest, slow = images(Residual, 2.0**-20), images(Deep, rate=1e-3)
     deep = images(Deep, 2.0**-17, rate=0.03)
     return {
         "mellempudi": {
@@ -143,9 +144,11 @@ def rows() -> dict[str, dict[str, tuple[Task, str]]]:
         },
         "micikevicius": {
             "fp32": (residual, "fp32"),
-            "fp16": (small, f"{FP16} scaler: dynamic"),
-            "fp16 without scaling": (small, FP16),
-            "fp16 without fp32 masters": (small, f"{FP16} scaler: dynamic; master: fp16"),
+            "fp16": (smallest, f"{FP16} scaler: dynamic"),
+            "fp16 without scaling": (smallest, FP16),
+            "small steps: fp32": (slow, "fp32"),
+            "small steps: fp16": (slow, f"{FP16} scaler: dynamic"),
+            "small steps: fp16 without fp32 masters": (slow, f"{FP16} scaler: dynamic; master: fp16"),
         },
     }
 
