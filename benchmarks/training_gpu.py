@@ -163,7 +163,7 @@ def law_products(setting: Setting) -> Iterator[Numbers]:
     for recipe in HARDWARE_RECIPES:
         how = hardware.float8_linear(training.recipe(recipe))
         assert how is not None
-        for rows, columns, depth in ((256, 512, 1024), (128, 256, 4096)):
+        for rows, columns, depth in ((32, 48, 256),) if setting.small else ((256, 512, 1024), (128, 256, 4096)):
             torch.manual_seed(2)
             x = torch.randn(rows, depth, device=setting.device)
             weight = torch.randn(columns, depth, device=setting.device) / depth**0.5
@@ -180,7 +180,7 @@ def law_accumulator(setting: Setting) -> Iterator[Numbers]:
     and of either sign."""
     one = torch.ones((), device=setting.device)
     for positive in (False, True):
-        for depth in (128, 256) if setting.small else (32, 128, 1024, 4096):
+        for depth in (128,) if setting.small else (32, 128, 1024, 4096):
             torch.manual_seed(3)
             a = torch.randn(64, depth)
             b = torch.randn(64, depth)

@@ -135,6 +135,13 @@ class TestSums:
         assert torch.equal(out, product(*operands, Accumulation.parse("hopper@128")))
         assert not torch.equal(out, operands[0] @ operands[1])
 
+    def test_only_the_layers_that_are_named(self) -> None:
+        model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 8))
+        known = training.recipe("recipe: audit; weight forward: fp8_e4m3; sums: hopper name:^1$")
+        assert training.Recipe.parse(str(known)) == known
+        products = lowering_of(training.lower(model, known)).products
+        assert [str(products[name].sums) for name in ("0", "1")] == ["fp32", "hopper"]
+
 
 def test_a_rotation_leaves_products_as_they_are() -> None:
     a, b = torch.randn(40, 8), torch.randn(40, 6)

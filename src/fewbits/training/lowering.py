@@ -108,6 +108,9 @@ class Lowering:
     mode: Policy | Functions | None = None
     out_type: torch.dtype | None = None
     last: Pass | None = None
+    now: dict[str, Recipe] = field(default_factory=dict)
+    """Product → the recipe as it is for it at step number `at`."""
+    at: int = 0
     emulated: str = ""
     """Why products are emulated; empty where the hardware has them."""
 
@@ -135,22 +138,34 @@ class Lowering:
     def product(self, name: str, weight: str = "") -> Product:
         """The product `name`, made when it is first asked for; `weight` is the parameter that is its weight."""
         if name not in self.products:
-            self.products[name] = Product(name, self._casts(name, self.recipe), self.recipe.sums, self.watch)
+            self.now[name] = self._scheduled(name)
+            self.products[name] = Product(name, self._casts(name), self.recipe.sums_of(name), self.watch)
             self.weights[name] = weight
         return self.products[name]
 
     def reschedule(self, step: int) -> None:
         """Give every product the formats of step number `step`, if they change with time."""
-        if self.recipe.schedule is not None:
-            self.renew(step)
+        self.at = step
+        if self.recipe.schedule is None:
+            return
+        for name, product in self.products.items():
+            following = self._scheduled(name)
+            if following != self.now[name]:
+                self.now[name] = following
+                product.casts = self._casts(name)
 
     def renew(self, step: int) -> None:
         """Make the casts of every product anew, as they are at `step`."""
+        self.at = step
         for name, product in self.products.items():
-            product.casts = self._casts(name, scheduled(self.recipe, step, self.planned, self.curvature.get(name, 0.0)))
+            self.now[name] = self._scheduled(name)
+            product.casts = self._casts(name)
 
-    def _casts(self, name: str, recipe: Recipe) -> dict[Place, Cast]:
-        return {place: self.cast(name, place, recipe.cell(place)) for place in Place}
+    def _scheduled(self, name: str) -> Recipe:
+        return scheduled(self.recipe, self.at, self.planned, self.curvature.get(name, 0.0))
+
+    def _casts(self, name: str) -> dict[Place, Cast]:
+        return {place: self.cast(name, place, self.now[name].cell(place)) for place in Place}
 
 
 def scheduled(recipe: Recipe, step: int, planned: int, curvature: float = 0.0) -> Recipe:
@@ -188,8 +203,12 @@ class Lowered(nn.Module):
             own.watch.clock.add_(1)
         if watched:
             own.last = Pass(args, kwargs, torch.get_rng_state())
+        # What a pass for inference sees is not for the scales of training.
+        kept = [] if self.training else [(history, history.clone()) for history in own.histories.values()]
         with nullcontext() if own.mode is None else own.mode:
             out = super().forward(*args, **kwargs)
+        for history, before in kept:
+            history.copy_(before)
         if own.out_type is not None:
             out = tree_map_only(torch.Tensor, lambda x: x.float() if x.dtype is own.out_type else x, out)
         if watched and own.last is not None:

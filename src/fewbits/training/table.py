@@ -80,7 +80,8 @@ class Recipe:
     (of the layers with products, in the order of the modules), and regular expressions for the names of others
     (``name:head``). `clip` holds the masters of lowered layers within ``-clip..clip`` (BinaryConnect); 0 for no limit.
     `rest` is the format of the operations that are not lowered, under the rules of AMP; fp32 leaves them alone.
-    `schedule` changes formats on the way. Raises RecipeError for what cannot be combined.
+    `sums` are those of the layers whose names the pattern `audited` finds (``sums: hopper@128 name:PATTERN``), of all
+    if there is none. `schedule` changes formats on the way. Raises RecipeError for what cannot be combined.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Recipe:
     reach: Reach = Reach.MODULES
     rest: FloatFormat = FP32
     sums: Accumulation = FP32_SUMS
+    audited: str = ""
     schedule: Moq | Boost | None = None
     clip: float = 0.0
 
@@ -119,6 +121,9 @@ class Recipe:
                 f"the scaler {self.scaler} goes by the range of the errors' format: it needs a cell for error backward "
                 "with a float format without scales, for example fp8_e5m2 or fp16"
             )
+        _check_pattern(self.audited)
+        if self.audited and self.sums == FP32_SUMS:
+            raise RecipeError("layers are named for other sums than fp32: for example sums: hopper@128 name:PATTERN")
         if self.clip < 0:
             raise RecipeError(f"clip is a positive number, or 0 for none, not {self.clip}")
         # In one order, so that equal recipes are equal texts.
@@ -135,6 +140,10 @@ class Recipe:
             return self.cell(INHERITS[place]) if place in INHERITS else KEPT
         return found
 
+    def sums_of(self, name: str) -> Accumulation:
+        """How the products of the layer `name` are summed."""
+        return self.sums if re.search(self.audited, name) else FP32_SUMS
+
     def with_cells(self, cells: Mapping[Place, Cell]) -> Recipe:
         """The same recipe with other `cells` at some places."""
         return replace(self, cells={**self.cells, **cells})
@@ -150,7 +159,7 @@ class Recipe:
         if self.rest != FP32:
             lines.append(f"rest: {self.rest}")
         if self.sums != FP32_SUMS:
-            lines.append(f"sums: {self.sums}")
+            lines.append(f"sums: {self.sums}" + (f" name:{self.audited}" if self.audited else ""))
         if self.schedule is not None:
             lines.append(f"schedule: {self.schedule}")
         if self.clip:
@@ -186,7 +195,7 @@ class Recipe:
             tuple(settings["keep"].split()) if "keep" in settings else (),
             _reach(settings.get("reach", str(Reach.MODULES))),
             _float(settings.get("rest", "fp32")),
-            Accumulation.parse(settings.get("sums", str(FP32_SUMS))),
+            *_sums(settings.get("sums", str(FP32_SUMS))),
             parse_schedule(settings["schedule"]) if "schedule" in settings else None,
             _clip(settings.get("clip", "0")),
         )
@@ -219,6 +228,13 @@ def _float(text: str) -> FloatFormat:
         return FloatFormat.parse(text)
     except FormatError as error:
         raise RecipeError(f"rest: {error}") from error
+
+
+def _sums(text: str) -> tuple[Accumulation, str]:
+    sums, _, rest = text.partition(" ")
+    if rest and not rest.startswith("name:"):
+        raise RecipeError(f"sums: {text!r}; write for example hopper@128, or hopper@128 name:PATTERN for some layers")
+    return Accumulation.parse(sums), rest.removeprefix("name:")
 
 
 def _clip(text: str) -> float:
