@@ -87,8 +87,15 @@ def test_only_what_is_read_needs_a_range_where_products_give_floats() -> None:
 
 
 def test_without_scaled_channels_their_ranges_are_of_nothing() -> None:
-    plan = Plan("here", {"a": Choice(INT8, "fast"), "b": Choice(INT8, "fast")}, RANGES, equalised={"a.out": "1 2"})
+    plan = Plan(
+        "here",
+        {"a": Choice(INT8, "fast"), "b": Choice(INT8, "fast")},
+        RANGES,
+        equalised={"a.out": "1 2"},
+        codes={"a": "0" * 16},
+    )
     assert carried(plan).plan.equalised == {"o.a.out": "1 2"}
+    assert carried(plan).plan.codes
     found = carried(plan, scales=False)
     assert not found.plan.equalised and "o.a.out" not in found.plan.ranges
     assert found.plan.low == {"o.a"}
@@ -96,6 +103,8 @@ def test_without_scaled_channels_their_ranges_are_of_nothing() -> None:
         ("factors", "a.out"),
         ("range", "a.out"),
         ("scheme", "o.b"),
+        # What was found for a weight of which the outputs were scaled.
+        ("codes", "a"),
     }
 
 
