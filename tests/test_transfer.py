@@ -117,6 +117,13 @@ def test_places_name_tensors_that_have_no_name_of_their_own() -> None:
     assert ("a.out", "o.a.out") not in crossed.tensors
 
 
+def test_a_tensor_that_stands_twice_has_both_ranges_and_is_divided_once() -> None:
+    same = Correspondence(SAME.groups, (*SAME.tensors, ("x", "o.copy")))
+    found = carried(Plan("here", {}, {"x": (0.0, 1.0)}, equalised={"x": "1 2"}), same)
+    assert found.plan.ranges == {"o.x": (0.0, 1.0), "o.copy": (0.0, 1.0)}
+    assert found.plan.equalised == {"o.x": "1 2"}
+
+
 @pytest.mark.parametrize("turns", [2, 4])
 def test_turned_twice_is_the_same(turns: int) -> None:
     found = SAME
