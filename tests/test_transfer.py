@@ -87,8 +87,15 @@ def test_only_what_is_read_needs_a_range_where_products_give_floats() -> None:
 
 
 def test_without_scaled_channels_their_ranges_are_of_nothing() -> None:
-    plan = Plan("here", {"a": Choice(INT8, "fast"), "b": Choice(INT8, "fast")}, RANGES, equalised={"a.out": "1 2"})
+    plan = Plan(
+        "here",
+        {"a": Choice(INT8, "fast"), "b": Choice(INT8, "fast")},
+        RANGES,
+        equalised={"a.out": "1 2"},
+        codes={"a": "0" * 16},
+    )
     assert carried(plan).plan.equalised == {"o.a.out": "1 2"}
+    assert carried(plan).plan.codes
     found = carried(plan, scales=False)
     assert not found.plan.equalised and "o.a.out" not in found.plan.ranges
     assert found.plan.low == {"o.a"}
@@ -96,6 +103,8 @@ def test_without_scaled_channels_their_ranges_are_of_nothing() -> None:
         ("factors", "a.out"),
         ("range", "a.out"),
         ("scheme", "o.b"),
+        # What was found for a weight of which the outputs were scaled.
+        ("codes", "a"),
     }
 
 
@@ -106,6 +115,13 @@ def test_places_name_tensors_that_have_no_name_of_their_own() -> None:
     # But where both sides are known by name, a place says nothing new.
     crossed = correspond(HERE, THERE, CALLS, {**VALUES, "o.a.out": "b.out", "o.b.out": "a.out"})
     assert ("a.out", "o.a.out") not in crossed.tensors
+
+
+def test_a_tensor_that_stands_twice_has_both_ranges_and_is_divided_once() -> None:
+    same = Correspondence(SAME.groups, (*SAME.tensors, ("x", "o.copy")))
+    found = carried(Plan("here", {}, {"x": (0.0, 1.0)}, equalised={"x": "1 2"}), same)
+    assert found.plan.ranges == {"o.x": (0.0, 1.0), "o.copy": (0.0, 1.0)}
+    assert found.plan.equalised == {"o.x": "1 2"}
 
 
 @pytest.mark.parametrize("turns", [2, 4])

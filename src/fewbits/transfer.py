@@ -109,12 +109,20 @@ def carry(plan: Plan, side: Side, same: Correspondence, target: str = "") -> Car
     ranges = _carried(plan.ranges, tensors, lost, "range", left)
     smoothing = _carried(plan.smoothing, tensors, lost, "factors", left)
     means = _carried(plan.means, tensors, lost, "means", left)
-    equalised = _carried(plan.equalised, tensors, frozenset(), "factors", left) if side.scales else {}
+    # Divided once: of several tensors that are the same, the one known by name.
+    first = {name: others[:1] for name, others in tensors.items()}
+    equalised = _carried(plan.equalised, first, frozenset(), "factors", left) if side.scales else {}
     wanted = _wanted(plan, same, left)
     groups = {made.name: made for made in group(side.graph)}
     choices = {name: _possible(side, groups[name], choice, smoothing, left) for name, choice in wanted.items()}
     choices = _with_ranges(side, groups, choices, ranges, left)
-    low = {name for name, choice in choices.items() if choice.scheme != str(FP32)}
+    unscaled = {other for name in lost for other in tensors.get(name, ())}
+    # Weights beside such a tensor would be scaled, too, so codes that were found for them are of other weights.
+    coded = {
+        name
+        for name, choice in choices.items()
+        if choice.scheme != str(FP32) and unscaled.isdisjoint((*groups[name].operands, groups[name].inner))
+    }
     carried = replace(
         plan,
         model_sha256=side.sha256,
@@ -123,7 +131,7 @@ def carry(plan: Plan, side: Side, same: Correspondence, target: str = "") -> Car
         target=target,
         machine="",
         smoothing=smoothing,
-        codes=dict(_codes(plan, same, low, left)),
+        codes=dict(_codes(plan, same, coded, left)),
         equalised=equalised,
         means=means,
         notes=(*plan.notes, f"Carried over from the plan for {plan.model_sha256[:12]}."),
@@ -231,13 +239,13 @@ def _carried(
     return found
 
 
-def _codes(plan: Plan, same: Correspondence, low: Collection[str], left: list[Left]) -> Iterator[tuple[str, str]]:
+def _codes(plan: Plan, same: Correspondence, coded: Collection[str], left: list[Left]) -> Iterator[tuple[str, str]]:
     """Codes are of the product as it is written, (depth, columns), whatever the layout of the weight."""
     there = _all(same.groups)
     for name, codes in plan.codes.items():
-        others = [other for other in there.get(name, ()) if other in low]
+        others = [other for other in there.get(name, ()) if other in coded]
         if len(others) != 1:
-            left.append(Left("codes", name, _NO_GROUP))
+            left.append(Left("codes", name, "no one group there has this weight in this scheme"))
         else:
             yield others[0], codes
 

@@ -194,18 +194,19 @@ def test_attention_that_is_one_call_goes_to_both_products_and_back_only_if_they_
 
 def test_what_has_no_counterpart_is_listed() -> None:
     twins = exported("residual")
-    product = next(made for made in group(twins.onnx.graph) if made.is_product)
+    product = [made for made in group(twins.onnx.graph) if made.is_product][1]
+    (read,) = product.operands
     plan = Plan(
         twins.onnx.sha256,
         {product.name: Choice("w:int8r/channel a:uint8/tensor", "test"), "nobody": Choice("bf16", "test")},
-        {"x": (0.0, 1.0), product.inner: (0.0, 1.0), "nothing": (0.0, 1.0)},
-        equalised={product.inner: "1 2"},
+        {read: (0.0, 1.0), product.inner: (0.0, 1.0), "nothing": (0.0, 1.0)},
+        equalised={read: "1 2"},
     )
     carried = plan_for_module(plan, twins)
     left = {(left.what, left.name) for left in carried.left}
-    assert {("scheme", "nobody"), ("range", "nothing"), ("factors", product.inner)} <= left
-    # The range of its result is of what scaling leaves, and lost; a module's product gives floats and does without.
-    assert product.inner not in carried.plan.ranges and len(carried.plan.low) == 1
+    assert {("scheme", "nobody"), ("range", "nothing"), ("factors", read)} <= left
+    # Its range is of what scaling leaves, so there is none for the module, and no codes either.
+    assert not carried.plan.low
 
 
 def test_a_plan_of_another_model_is_refused() -> None:
