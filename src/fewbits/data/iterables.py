@@ -60,7 +60,9 @@ def _read(batches: Iterable[object], where: str) -> Iterator[object]:
 def _named(value: object, inputs: Sequence[Tensor], where: str) -> Mapping[str, object]:
     if isinstance(value, Mapping):
         return value
-    if isinstance(value, tuple | list) and len(value) == len(inputs) > 1:
+    # A list for a model with one input is a series of samples.
+    several = isinstance(value, tuple) or (isinstance(value, list) and len(inputs) > 1)
+    if isinstance(value, tuple | list) and several and len(value) == len(inputs):
         return {tensor.name: one for tensor, one in zip(inputs, value, strict=True)}
     if len(inputs) != 1 or isinstance(value, str | bytes) or value is None:
         names = ", ".join(repr(tensor.name) for tensor in inputs)

@@ -70,7 +70,8 @@ def _tensor(name: str, value: object) -> torch.Tensor:
         array = np.asarray(value)
         if array.dtype.kind not in "biuf":
             raise DataError(f"the argument {name!r} is {type(value).__name__}; give an array of numbers")
-        found = torch.from_numpy(np.ascontiguousarray(array))
+        # Made contiguous, a single value would get an axis.
+        found = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
     if found.ndim == 0:
         raise DataError(
             f"the argument {name!r} is a single value, so it has no axis for samples; what is the same for all samples "
