@@ -117,7 +117,19 @@ ALLOWED: Mapping[str, set[str]] = {
     | TABLES
     | MEASURING,
     "doctor": DESCRIPTIONS | SEAMS | {"benchmark", "targets", "models", "costs"} | MEASURING,
-    "mix_precision": {"config", "data", "evaluation", "flow", "models", "models.protocol", "plan", "targets"}
+    "mix_precision": {
+        "budget",
+        "config",
+        "formats",
+        "mixing",
+        "data",
+        "evaluation",
+        "flow",
+        "models",
+        "models.protocol",
+        "plan",
+        "targets",
+    }
     | {"targets.protocol", "verify"},
     "native": {"formats"},
     "demo": set(),

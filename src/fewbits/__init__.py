@@ -48,6 +48,7 @@ __all__ = [
     "Budget",
     "DataError",
     "DivergenceError",
+    "ExportError",
     "FewbitsError",
     "FormatError",
     "MetricError",
@@ -92,6 +93,7 @@ _HOMES = {
     "fewbits.budget": ("Budget",),
     "fewbits.errors": (
         "DataError",
+        "ExportError",
         "DivergenceError",
         "FewbitsError",
         "FormatError",

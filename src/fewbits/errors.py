@@ -5,6 +5,7 @@
     FewbitsError
     ├── UsageError            what was given cannot be used; nothing was changed   (exit code 2)
     │   ├── ModelError        not a model, truncated, NaN weights, already quantised
+    │   │   └── ExportError   a PyTorch module that cannot be traced
     │   ├── DataError         names, shapes, NaN, empty: says what was expected
     │   ├── MetricError       unknown metric, or an evaluate function that misbehaves
     │   ├── PlanError         a plan that does not fit the model, or is not a plan
@@ -38,6 +39,10 @@ class UsageError(FewbitsError):
 
 class ModelError(UsageError):
     """The model cannot be read or cannot be worked on."""
+
+
+class ExportError(ModelError):
+    """A PyTorch module cannot be traced to a graph."""
 
 
 class DataError(UsageError):

@@ -20,10 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fewbits.budget import Budget
 from fewbits.config import Goal, MixedPrecisionConfig
 from fewbits.data import Dataset, DataSource, open_data
 from fewbits.data.raw import look
-from fewbits.errors import MetricError, UsageError
+from fewbits.errors import ExportError, MetricError, UsageError
 from fewbits.evaluation import Direction, Evaluator
 from fewbits.flow.mixed.fit import Mixing, plan_of, planned
 from fewbits.flow.mixed.fit import fit as fit_model
@@ -32,7 +33,19 @@ from fewbits.flow.mixed.latency import fastest
 from fewbits.flow.mixed.missing import missing
 from fewbits.flow.mixed.onnx_result import ConvertedOnnx
 from fewbits.flow.sessions import predictor
-from fewbits.models import ModelSource, deferred, is_module, load_module, open_model, opened_module, proto_of, recorded
+from fewbits.formats.scheme import FP32
+from fewbits.mixing.deciding import decide_layer
+from fewbits.models import (
+    ModelSource,
+    converted_layers,
+    deferred,
+    is_module,
+    load_module,
+    open_model,
+    opened_module,
+    proto_of,
+    recorded,
+)
 from fewbits.models.protocol import Artifact, Model
 from fewbits.plan import Plan
 from fewbits.progress import Progress, Silent
@@ -42,7 +55,7 @@ from fewbits.targets.protocol import Target
 from fewbits.verify.evaluators import open_evaluator
 
 if TYPE_CHECKING:
-    from fewbits.models import Converted, Deferred, Module
+    from fewbits.models import Converted, ConvertedLayers, Deferred, Module
 
 _BATCH = 16
 _SILENT = Silent()
@@ -71,7 +84,7 @@ def fit(
     higher_is_better: bool = True,
     example_inputs: object = None,
     progress: Progress = _SILENT,
-) -> Converted | Deferred | ConvertedOnnx:
+) -> Converted | ConvertedLayers | Deferred | ConvertedOnnx:
     """Convert `model` to mixed precision.
 
     Args:
@@ -87,7 +100,8 @@ def fit(
 
     Returns:
         A module for a module: it is called like the original. Without loader, example or `eval_func` its graph is made
-        at the first call. For ONNX an object with ``proto``. Both have ``save`` and ``report``.
+        at the first call; one that cannot be exported is converted layer by layer. For ONNX an object with ``proto``.
+        Both have ``save`` and ``report``.
 
     Raises:
         UsageError: what was given cannot be used; the subclass says what.
@@ -119,7 +133,7 @@ def load(path: str | Path) -> Module:
 
 def _fit_module(
     module: Module, config: MixedPrecisionConfig, judged: _Judged, example: object, progress: Progress
-) -> Converted | Deferred:
+) -> Converted | ConvertedLayers | Deferred:
     raw = None if judged.data is None else look(judged.data)
     if raw is not None:
         # What can be read only once has been read by now.
@@ -129,12 +143,39 @@ def _fit_module(
         items = (example,)
     else:
         items = () if judged.eval_func is None else recorded(module, judged.eval_func)
+    layer = partial(decide_layer, config=config)
     if not items:
-        return deferred(module, partial(_plan_for, config=config), config.precision, partial(_narrows, config=config))
-    opened = open_model(module, items)
+        ways = partial(_plan_for, config=config), config.precision, partial(_narrows, config=config), layer
+        return deferred(module, *ways)
+    try:
+        opened = open_model(module, items)
+    except ExportError as error:
+        return _layer_by_layer(module, config, judged, error)
     target = open_target(f"torch:{opened.device}" if config.target == "auto" else config.target)
     fitted = _fitted(opened, module, config, target, judged, progress)
     return opened_module(fitted.artifact.content).with_notes(_notes(fitted))
+
+
+def _layer_by_layer(
+    module: Module, config: MixedPrecisionConfig, judged: _Judged, error: ExportError
+) -> ConvertedLayers:
+    """The way for a module without a graph: all or nothing, as the errors of its layers are not known."""
+    found = converted_layers(module, partial(decide_layer, config=config))
+    lines = [str(error), f"so it is converted layer by layer: {len(found.schemes)} layers in {config.precision}"]
+    if judged.eval_func is not None:
+        original, score = (float(judged.eval_func(one)) for one in (_kept(module), found))
+        budget = Budget.parse(config.max_loss)
+        lines.append(f"eval_func: {score:.6g} instead of {original:.6g}")
+        if not budget.holds(budget.loss(original, score, judged.direction)):
+            found = _kept(module)
+            lines.append(f"that is beyond {config.max_loss}, so everything stays in fp32")
+    elif judged.metric is not None:
+        lines.append(f"{judged.metric} was not scored; give eval_func to have the result checked")
+    return found.with_notes({"report.txt": "\n".join(lines) + "\n"})
+
+
+def _kept(module: Module) -> ConvertedLayers:
+    return converted_layers(module, lambda path, operator: FP32)
 
 
 def _plan_for(model: Model, config: MixedPrecisionConfig) -> Plan:

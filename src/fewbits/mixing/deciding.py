@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from fewbits.config import MixedPrecisionConfig
 from fewbits.formats.scheme import FP32, Scheme
-from fewbits.graph import Graph, Node
+from fewbits.graph import Graph, Kind, Node
 from fewbits.grouping import Group
 from fewbits.plan import Choice
 
@@ -52,6 +52,12 @@ def decide(
 
 
 _NOT_LISTED = "its operator is not among target_ops"
+
+
+def decide_layer(path: str, operator: str, config: MixedPrecisionConfig) -> Scheme:
+    """What becomes under `config` of the layer at `path` in a module whose graph is not known; `operator` is what it is
+    called, such as ``linear``."""
+    return Scheme.parse(_Words(config).of(Node(path, Kind.OTHER, operator, (), ()))[0])
 
 
 class _Words:

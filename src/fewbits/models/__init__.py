@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from torch.nn import Module as Module
 
     from fewbits.data.weights import Weights
+    from fewbits.formats.scheme import Scheme
     from fewbits.models.protocol import Artifact, Model, Packed, Served, Twins
     from fewbits.models.pytorch.converted import Converted as Converted
     from fewbits.models.pytorch.deferred import Deferred as Deferred
+    from fewbits.models.pytorch.leaves import ConvertedLayers as ConvertedLayers
     from fewbits.plan import Plan
 
 ModelSource = Union[str, Path, bytes, "ModelProto", "Module", "ExportedProgram", "Model"]
@@ -153,12 +155,25 @@ def opened_module(content: bytes) -> Converted:
 
 
 def deferred(
-    module: Module, planner: Callable[[Model], Plan], precision: str, narrows: Callable[[str], bool]
+    module: Module,
+    planner: Callable[[Model], Plan],
+    precision: str,
+    narrows: Callable[[str], bool],
+    decide: Callable[[str, str], Scheme],
 ) -> Deferred:
-    """`module` converted at its first call, as `planner` says. Raises ModelError if it cannot be copied."""
+    """`module` converted at its first call, as `planner` says, or layer by layer as `decide` does. Raises ModelError if
+    it cannot be copied."""
     from fewbits.models.pytorch.deferred import Deferred  # noqa: PLC0415  as above
 
-    return Deferred(module, planner, precision, narrows)
+    return Deferred(module, planner, precision, narrows, decide)
+
+
+def converted_layers(module: Module, decide: Callable[[str, str], Scheme]) -> ConvertedLayers:
+    """`module` converted layer by layer, for what cannot be exported: `decide` gives the scheme of the layer at a path,
+    of a class by its name in small letters. Raises ModelError if there is no such layer."""
+    from fewbits.models.pytorch.leaves import convert_leaves  # noqa: PLC0415  as above
+
+    return convert_leaves(module, lambda path, layer: decide(path, type(layer).__name__.lower()))
 
 
 def recorded(module: Module, function: Callable[[object], object]) -> tuple[Mapping[str, object], ...]:
@@ -211,6 +226,7 @@ def pack(artifact: Artifact, location: str) -> Packed:
 
 __all__ = [
     "ModelSource",
+    "converted_layers",
     "deferred",
     "is_exported",
     "is_module",

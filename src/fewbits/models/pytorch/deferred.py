@@ -9,12 +9,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from fewbits.errors import ExportError
+from fewbits.formats.scheme import Scheme
 from fewbits.models.protocol import Model
 from fewbits.models.pytorch.call_form import bound
 from fewbits.models.pytorch.converted import Converted, save_module
 from fewbits.models.pytorch.examples import example_of
 from fewbits.models.pytorch.exporting import parameters_of
 from fewbits.models.pytorch.given import in_evaluation
+from fewbits.models.pytorch.leaves import ConvertedLayers, convert_leaves
 from fewbits.models.pytorch.model import TorchModel
 from fewbits.plan import Plan
 
@@ -39,20 +42,29 @@ _LAYERS = (
 class Deferred(nn.Module):
     """`module`, which is left as it is, in the precision that `planner` gives its groups. The graph for that is made at
     the first call, from its arguments; until then the weights of layers that `narrows` names are held small already.
+    Where the module cannot be exported, each layer computes as `decide` says of its path and the name of its class.
 
     It is for inference. ``state_dict``, ``torch.save`` and ``copy.deepcopy`` work before and after the first call.
     """
 
-    def __init__(self, module: nn.Module, planner: Planner, precision: str, narrows: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        planner: Planner,
+        precision: str,
+        narrows: Callable[[str], bool],
+        decide: Callable[[str, str], Scheme],
+    ) -> None:
         super().__init__()
         self.planner = planner
+        self.decide = decide
         self.dtype = _DTYPES[precision]
         self.inner: nn.Module = _narrowed(in_evaluation(module), self.dtype, narrows)
         super().train(False)
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """What the original gives. Raises ModelError if it cannot be exported, DataError for other arguments later."""
-        if not isinstance(self.inner, Converted):
+        if not isinstance(self.inner, Converted | ConvertedLayers):
             self.inner = self._converted(args, kwargs)
         return self.inner(*args, **kwargs)
 
@@ -72,18 +84,21 @@ class Deferred(nn.Module):
         """See `Converted.save`."""
         return save_module(self, path, {})
 
-    def _converted(self, args: tuple[object, ...], kwargs: dict[str, object]) -> Converted:
+    def _converted(self, args: tuple[object, ...], kwargs: dict[str, object]) -> nn.Module:
         arguments = bound(parameters_of(self.inner), args, kwargs)
         # What the small float holds, float32 holds: nothing is lost on the way to the graph.
         wide = copy.deepcopy(self.inner)
         for tensor in _floats(wide):
             if tensor.dtype == self.dtype:
                 tensor.data = tensor.data.float()
-        model = TorchModel.of(wide, *example_of(wide, [arguments]))
+        try:
+            model = TorchModel.of(wide, *example_of(wide, [arguments]))
+        except ExportError:
+            return convert_leaves(wide, lambda path, layer: self.decide(path, type(layer).__name__.lower()))
         return model.module(self.planner(model))
 
     def __repr__(self) -> str:
-        if isinstance(self.inner, Converted):
+        if isinstance(self.inner, Converted | ConvertedLayers):
             return repr(self.inner)
         return f"Deferred({type(self.inner).__name__}, converted at the first call)"
 

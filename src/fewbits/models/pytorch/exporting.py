@@ -15,7 +15,7 @@ from torch import fx, nn
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from fewbits.errors import ModelError
+from fewbits.errors import ExportError, ModelError
 from fewbits.models.pytorch.call_form import (
     Arguments,
     CallForm,
@@ -104,7 +104,7 @@ def _traced(twin: nn.Module, example: Arguments, dynamic: Dynamic | None) -> tor
             flat: torch.export.ExportedProgram = traced.run_decompositions({})
     # torch.export raises what the module raises, and a dozen errors of its own that share no base.
     except Exception as error:
-        raise ModelError(f"{type(twin).__name__} cannot be exported: {reason(error)}") from error
+        raise ExportError(f"{type(twin).__name__} cannot be exported: {reason(error)}") from error
     return flat
 
 
