@@ -60,7 +60,7 @@ def allowed(model: TorchModel, made: Group) -> list[str]:
     return [str(one) for one in every if not obstacle(model.graph, made, one, gives_floats=True, casts_tables=True)]
 
 
-@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(modules(), st.data())
 def test_laws_of_any_module(module: Wired, data: st.DataObject) -> None:
     """One module, exported once, for all laws: exporting takes most of the time."""

@@ -29,6 +29,8 @@ def cut(program: Program, described: Described, groups: Sequence[Group]) -> Cut:
     results: list[fx.Node] = []
     tensors: dict[str, torch.Tensor] = {}
     placeholders: list[fx.Node] = []
+    tensor_of = {call: tensor for tensor, call in described.values.items()}
+    place_of = {node: place for place, node in enumerate(program.graph.nodes)}
     # Inputs come first.
     plans: list[tuple[Group, dict[fx.Node, fx.Node]]] = []
     for number, made in enumerate(groups):
@@ -45,15 +47,12 @@ def cut(program: Program, described: Described, groups: Sequence[Group]) -> Cut:
             known[source] = graph.placeholder(name)
             known[source].meta = dict(source.meta)
             placeholders.append(known[source])
-            inputs[name] = next(tensor for tensor, call in described.values.items() if call is source)
+            inputs[name] = tensor_of[source]
         plans.append((made, known))
     for made, known in plans:
-        names = set(made.nodes)
-        calls = [
-            node
-            for node in program.graph.nodes
-            if described.names.get(node) in names or _is_inside(node, {described.calls[name] for name in names})
-        ]
+        own = {described.calls[name] for name in made.nodes}
+        elements = {user for call in own for user in call.users if _is_inside(user, own)}
+        calls = sorted(own | elements, key=place_of.__getitem__)
         for node in calls:
             for source in node.all_input_nodes:
                 if source.op == "get_attr" and source not in known:
