@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 from fewbits.measurement import Interval
 from fewbits.outcome import Outcome
@@ -267,7 +268,70 @@ def formats_speed_table(path: Path) -> str:
     return markdown(("format", *names), rows) + said
 
 
+def torch_models_table(path: Path) -> str:
+    """Whole PyTorch models on a GPU: milliseconds per call and error, one line per form."""
+    if not path.is_file():
+        return NOT_MEASURED
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    cells: dict[str, dict[tuple[str, int], str]] = {}
+    columns: dict[tuple[str, int], None] = {}
+    for row in stored["rows"]:
+        column = (row["model"], row["batch"])
+        columns[column] = None
+        taken_ms = (
+            f"{median(row['seconds']) * 1e3:.2f} ms ({row['relative_error']:.2g})" if row["seconds"] else "failed"
+        )
+        form = f"{row['form']}{', compiled' * row['compiled']}"
+        cells.setdefault(form, {})[column] = taken_ms
+    head = ("products in", *(f"{model}, batch {batch}" for model, batch in columns))
+    rows = [(f"`{form}`", *(found.get(column, "-") for column in columns)) for form, found in cells.items()]
+    versions = ", ".join(f"{name} {number}" for name, number in stored["versions"].items())
+    return markdown(head, rows) + f"\n{stored['device']}; {versions}; {stored['taken']}.\n"
+
+
+def training_gpu_table(path: Path) -> str:
+    """Steps of training on a GPU: seconds, tokens per second, and the speed over bf16 in the same run."""
+    if not path.is_file():
+        return NOT_MEASURED
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    found = [one for row in stored["rows"] for one in row.get("found", ())]
+    plain = {one["size"]: one["seconds_per_step"] for one in found if one["form"] == "torch:bf16"}
+    rows = [
+        (
+            one["size"],
+            one["form"],
+            f"{one['seconds_per_step'] * 1e3:.1f} ms [{one['fastest'] * 1e3:.1f}, {one['slowest'] * 1e3:.1f}]",
+            f"{one['tokens_per_second']:,.0f}",
+            f"{plain[one['size']] / one['seconds_per_step']:.2f}x" if one["size"] in plain else "-",
+        )
+        for one in found
+    ]
+    versions = ", ".join(f"{name} {number}" for name, number in stored["versions"].items())
+    head = ("model", "how", "one step [fastest, slowest]", "tokens per second", "over bf16")
+    return markdown(head, rows) + f"\n{stored['device']}; {versions}; {stored['date']}.\n"
+
+
+def formats_gpu_table(path: Path) -> str:
+    """Casts on a GPU: elements per second, and the share of the speed of copying."""
+    if not path.is_file():
+        return NOT_MEASURED
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for row in stored["rows"]:
+        case, seconds = row["case"], median(row["seconds"])
+        share = row["bytes"] / seconds / stored["copy_bytes_per_second"]
+        name = f"{case['dtype']} to {case['out']}, {case['rounding'].replace('_', ' ')}"
+        rows.append((f"`{case['format']}`", name, f"{row['elements'] / seconds / 1e9:,.0f}", f"{share:.2f}"))
+    versions = ", ".join(f"{name} {number}" for name, number in stored["taken"]["machine"]["versions"].items())
+    said = f"\n{stored['gpu']}; {stored['cases']:,} casts compared with numpy, {len(stored['failures'])} differences; "
+    return markdown(("format", "cast", "10⁹ elements per second", "of copying"), rows) + f"{said}{versions}.\n"
+
+
+_RESULTS = ROOT / "benchmarks" / "results"
 TABLES: Mapping[str, Callable[[], str]] = {
+    "formats_gpu": lambda: formats_gpu_table(_RESULTS / "formats_gpu.json"),
+    "torch_models": lambda: torch_models_table(_RESULTS / "torch_models_gpu.json"),
+    "training_gpu": lambda: training_gpu_table(_RESULTS / "training_gpu_speed.json"),
     "latency": lambda: latency_table(read_latency()),
     "accuracy": lambda: accuracy_table(read_latency()),
     "peers": lambda: peers_table(read_peers()),

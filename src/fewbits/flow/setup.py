@@ -32,7 +32,7 @@ from fewbits.flow.time.deadline import Deadline
 from fewbits.flow.time.pace import Pace
 from fewbits.grouping import Group, group
 from fewbits.limits import UNLIMITED, Limits
-from fewbits.models import ModelSource, is_module, open_model, open_twins
+from fewbits.models import ModelSource, is_module, is_torch, open_model, open_twins
 from fewbits.models.protocol import Model, Twins
 from fewbits.progress import Progress
 from fewbits.record import RunRecord
@@ -209,10 +209,10 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
             f"the model for bytes is {SIMULATED}:size"
         )
     progress.stage("open model and data")
-    of_torch = is_module(source)
+    of_torch = is_torch(source)
     targets: Sequence[Target] = open_targets(request.target, request.threads, max(1, streams), torch=of_torch)
     # What a module reads, its data says; what an ONNX model reads, it says itself.
-    raw = look(request.data) if of_torch else Raw(request.data, ())
+    raw = look(request.data) if is_module(source) else Raw(request.data, ())
     model = open_model(source, raw.items)
     refuse_quantised(model.graph)
     twins = None
