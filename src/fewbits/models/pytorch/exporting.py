@@ -154,22 +154,28 @@ def _signature(module: nn.Module) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(module.forward).parameters
 
 
+_TALKING = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+"""What tells the same error in many lines, before it is raised."""
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without torch's warnings about itself and the graphs that it prints when it fails, and without the fused encoder
     layer, which is one call to all tools."""
     fast = torch.backends.mha.get_fastpath_enabled()
-    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = log.level
+    logs = [logging.getLogger(name) for name in _TALKING]
+    levels = [log.level for log in logs]
     torch.backends.mha.set_fastpath_enabled(False)
-    log.setLevel(logging.CRITICAL)
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _axes(example: Arguments, dynamic: Dynamic | None) -> dict[str, object]:
