@@ -464,7 +464,7 @@ def test_a_disk_that_fills_up_while_the_results_are_written(capsys: Capture, mon
     """The steps are small and still fit; the model does not. With room again the run ends without doing them again."""
     import errno
 
-    from fewbits.store import files
+    from fewbits import files
 
     write = os.write
 

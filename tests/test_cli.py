@@ -19,6 +19,7 @@ from fewbits.cli.arguments import CalibrationMethod, Sensitivity, channels, imag
 from fewbits.data import ImageOptions
 from fewbits.doctor import Ability, DoctorReport, RuntimeReport, RuntimeState
 from fewbits.errors import DataError, StorageError, UsageError
+from fewbits.flow.saving import save
 from fewbits.formats.scheme import INT8_STATIC
 from fewbits.graph import Graph, Kind, Node, Tensor
 from fewbits.grouping import group
@@ -78,6 +79,7 @@ class Calls:
         flow = SimpleNamespace(
             tune=self.tune,
             convert=self.convert,
+            save=save,
             elsewhere=self.elsewhere,
             run=self.run,
             inspect=self.inspect,

@@ -946,6 +946,7 @@ def test_every_stage_is_told_in_order(timed: Timing) -> None:
         "evaluate the original",
         "even out channels",
         "find channels to smooth",
+        "find codes for weights",
         "convert plans to begin with",
         "choose biases",
         "profile groups",

@@ -80,8 +80,8 @@ def test_every_command_in_the_table_exists() -> None:
 def test_every_file_in_the_table_is_one_of_a_run() -> None:
     from fewbits.store import RunFile
 
-    rows = "".join(re.findall(r"^\| `\w+\.\w+`.*$", README, re.MULTILINE))
-    assert set(re.findall(r"`(\w+\.\w+)`", rows)) == {str(file) for file in RunFile}
+    rows = "".join(re.findall(r"^\| `\w+[.\w]+`.*$", README, re.MULTILINE))
+    assert set(re.findall(r"`(\w+\.[.\w]+)`", rows)) == {str(file) for file in RunFile}
 
 
 def test_every_local_link_leads_somewhere() -> None:

@@ -31,6 +31,9 @@ def wanted_schemes(job: Job, *, channels: bool, blocks: bool) -> Mapping[str, Se
     found: dict[str, dict[Scheme, None]] = {}
     for site in job.sites:
         for group in job.groups:
+            # Tables and recurrent layers round to nearest.
+            if not group.is_product:
+                continue
             # What equalisation makes of a weight that several read is several weights.
             if job.equalised and len(job.graph.consumers.get(group.weight, ())) > 1:
                 continue
