@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 import results
 from exported_architectures import ARCHITECTURES, LENGTH, SAMPLES, First, Make, images, pretrained, tokens
-from fewbits.eligibility import obstacle
+from fewbits.eligibility import module_obstacle
 from fewbits.errors import FewbitsError
 from fewbits.formats.scheme import BF16
 from fewbits.grouping import group
@@ -120,9 +120,7 @@ def converted(name: str, module: nn.Module, example: Mapping[str, torch.Tensor])
         model = TorchModel.of(module, example)
         groups = group(model.graph)
         chosen = {
-            made.name: Choice(str(BF16), "all")
-            for made in groups
-            if not obstacle(model.graph, made, BF16, gives_floats=True, casts_tables=True)
+            made.name: Choice(str(BF16), "all") for made in groups if not module_obstacle(model.graph, made, BF16)
         }
         same = relative(expected, model.module(Plan(model.sha256, {}, {}))(**example))
         found = model.module(Plan(model.sha256, chosen, {}))

@@ -154,7 +154,7 @@ def quantised(proto: onnx.ModelProto, low: dict[str, Scheme], ranges: dict[str, 
     graph = graph_of(model)
     groups = {one.name: one for one in group(graph)}
     placement = place(graph, tuple(groups.values()), low) if low else Placement({}, {})
-    return InsertQuantizers(groups, low, placement, ranges)(model).modified
+    return InsertQuantizers(groups, low, placement, ranges, {})(model).modified
 
 
 def test_the_pass_says_whether_it_did_anything() -> None:
@@ -177,7 +177,7 @@ def test_signed_activations() -> None:
     groups = {one.name: one for one in group(graph_of(model))}
     scheme = {"gemm_0": Scheme.parse("w:int8r/channel a:int8/tensor")}
     placement = place(graph_of(model), tuple(groups.values()), scheme)
-    result = ir.to_proto(InsertQuantizers(groups, scheme, placement, {"x": (-3.0, 4.0)})(model).model)
+    result = ir.to_proto(InsertQuantizers(groups, scheme, placement, {"x": (-3.0, 4.0)}, {})(model).model)
     inputs = {"x": np.random.default_rng(1).standard_normal((4, FEATURES)).astype(np.float32)}
     got, wanted = run(result, inputs)["y0"], run(proto, inputs)["y0"]
     assert np.abs(got - wanted).max() < 0.1

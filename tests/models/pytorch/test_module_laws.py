@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import fx, nn
 
 from fewbits.data.batches import Arrays, Batch
-from fewbits.eligibility import obstacle
+from fewbits.eligibility import module_obstacle
 from fewbits.formats.scheme import BF16, FP16, FP32
 from fewbits.grouping import Group, group
 from fewbits.models.pytorch.model import TorchModel
@@ -57,7 +57,7 @@ def moved(model: TorchModel, expected: tuple[torch.Tensor, ...]) -> list[float]:
 
 def allowed(model: TorchModel, made: Group) -> list[str]:
     every = (FP32, BF16, FP16)
-    return [str(one) for one in every if not obstacle(model.graph, made, one, gives_floats=True, casts_tables=True)]
+    return [str(one) for one in every if not module_obstacle(model.graph, made, one)]
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
