@@ -289,6 +289,23 @@ def torch_models_table(path: Path) -> str:
     return markdown(head, rows) + f"\n{stored['device']}; {versions}; {stored['taken']}.\n"
 
 
+def torch_cpu_table(path: Path) -> str:
+    """PyTorch modules on the CPU, one line per model and form."""
+    if not path.is_file():
+        return NOT_MEASURED
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for row in stored["rows"]:
+        speed = Interval(**stored["comparisons"][row["model"]]["speedups"][row["form"]])
+        agreement = f"{row['agreement']:.3f}" if row["agreement"] >= 0 else "-"
+        size = f"{row['bytes'] / row['original_bytes']:.2f}x"
+        rows.append((row["model"], row["form"], _speedup(speed), size, _error(row["error"]), agreement))
+    machine = stored["taken"]["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    head = ("model", "form", "speed-up", "file size", "output error", "agreement")
+    return markdown(head, rows) + f"\n{machine['cpu']}, {machine['cores']} cores; {versions}.\n"
+
+
 def training_gpu_table(path: Path) -> str:
     """Steps of training on a GPU: seconds, tokens per second, and the speed over bf16 in the same run."""
     if not path.is_file():
@@ -330,6 +347,7 @@ def formats_gpu_table(path: Path) -> str:
 _RESULTS = ROOT / "benchmarks" / "results"
 TABLES: Mapping[str, Callable[[], str]] = {
     "formats_gpu": lambda: formats_gpu_table(_RESULTS / "formats_gpu.json"),
+    "torch_cpu": lambda: torch_cpu_table(_RESULTS / "torch_cpu.json"),
     "torch_models": lambda: torch_models_table(_RESULTS / "torch_models_gpu.json"),
     "training_gpu": lambda: training_gpu_table(_RESULTS / "training_gpu_speed.json"),
     "latency": lambda: latency_table(read_latency()),
