@@ -26,7 +26,7 @@ TABLES = {"sensitivity.table"}
 MEASURING = {"costs.measured"}
 """What of the costs runs models: the rest of the room is values, files and arithmetic."""
 
-TORCH_ARTEFACT = {"models.pytorch.call_form", "models.pytorch.converted"}
+TORCH_ARTEFACT = {"models.pytorch.call_form", "models.pytorch.converted", "models.pytorch.inference"}
 """What a PyTorch target opens: an artefact of that framework is a module, and needs its class."""
 
 PARTS = SEAMS | TABLES | MEASURING | TORCH_ARTEFACT
@@ -67,7 +67,9 @@ ALLOWED: Mapping[str, set[str]] = {
     "record": {"evaluation", "limits"},
     "models.protocol": DESCRIPTIONS | {"codes", "data", "transfer"},
     "models.pytorch.call_form": set(),
-    "models.pytorch.converted": {"files", "graph", "models.pytorch.call_form", "models.protocol"},
+    "models.pytorch.inference": {"files"},
+    "models.pytorch.converted": {"data", "graph", "models.pytorch.call_form", "models.pytorch.inference"}
+    | {"models.protocol"},
     "config": {"budget"},
     "mixing": {"config", "formats", "graph", "grouping", "plan"},
     "models": DESCRIPTIONS

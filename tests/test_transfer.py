@@ -130,3 +130,10 @@ def test_turned_twice_is_the_same(turns: int) -> None:
     for _ in range(turns):
         found = found.turned
     assert found == SAME
+
+
+def test_corrected_biases_are_listed_where_there_are_none() -> None:
+    plan = Plan("here", {"a": Choice(INT8, "fast")}, RANGES, means={"x": "1 2"})
+    assert carried(plan).plan.means
+    found = carried(plan, corrects=False)
+    assert not found.plan.means and ("means", "x") in {(left.what, left.name) for left in found.left}

@@ -40,8 +40,8 @@ from fewbits.models import (
     converted_layers,
     deferred,
     is_module,
-    load_module,
     open_model,
+    open_module,
     opened_module,
     proto_of,
     recorded,
@@ -128,7 +128,7 @@ def load(path: str | Path) -> Module:
 
     Raises ModelError if there is none.
     """
-    return load_module(Path(path))
+    return open_module(path)
 
 
 def _fit_module(

@@ -22,6 +22,7 @@ Value = TypeVar("Value")
 _SUFFIX = smoothed("")
 _NO_GROUP = "no group there computes this"
 _NO_TENSOR = "no tensor there holds these values"
+_NOT_CORRECTED = "biases are not corrected there"
 _NOT_SCALED = "channels between products are not scaled there"
 
 
@@ -64,13 +65,14 @@ class Carried:
 class Side:
     """The representation that a plan is carried to. `obstacle` says why a group cannot have a scheme there, "" if it
     can. `gives_floats`: a product on codes gives floats, so that only what it reads needs a range; `scales`: channels
-    between products can be divided (`Plan.equalised`)."""
+    between products can be divided (`Plan.equalised`); `corrects`: biases can be corrected (`Plan.means`)."""
 
     graph: Graph
     sha256: str
     obstacle: Callable[[Graph, Group, Scheme], str]
     gives_floats: bool = False
     scales: bool = True
+    corrects: bool = True
 
 
 def correspond(first: Graph, second: Graph, calls: Mapping[str, str], values: Mapping[str, str]) -> Correspondence:
@@ -108,7 +110,9 @@ def carry(plan: Plan, side: Side, same: Correspondence, target: str = "") -> Car
     # Ranges, factors and means are of what scaling the channels leaves: without it they are of nothing.
     ranges = _carried(plan.ranges, tensors, lost, "range", left)
     smoothing = _carried(plan.smoothing, tensors, lost, "factors", left)
-    means = _carried(plan.means, tensors, lost, "means", left)
+    if not side.corrects:
+        left += [Left("means", name, _NOT_CORRECTED) for name in plan.means]
+    means = _carried(plan.means, tensors, lost, "means", left) if side.corrects else {}
     # Divided once: of several tensors that are the same, the one known by name.
     first = {name: others[:1] for name, others in tensors.items()}
     equalised = _carried(plan.equalised, first, frozenset(), "factors", left) if side.scales else {}

@@ -9,7 +9,13 @@ from fewbits.models.protocol import Artifact, Model
 from fewbits.plan import Plan
 
 _KEPT = 3
-_Key = tuple[str, frozenset[tuple[str, str]], Mapping[str, tuple[float, float]], tuple[Mapping[str, str], ...]]
+_Key = tuple[
+    str,
+    frozenset[tuple[str, str]],
+    Mapping[str, tuple[float, float]],
+    tuple[Mapping[str, str], ...],
+    tuple[tuple[str, ...], bool],
+]
 
 
 def plan_key(plan: Plan) -> str:
@@ -36,11 +42,12 @@ class Conversions:
     def of(self, plan: Plan) -> Artifact:
         """The model under `plan`. Raises PlanError if the plan does not fit."""
         # The target decides on the form of the graph, too (`fewbits.dialect`).
-        key = (
+        key: _Key = (
             plan.target,
             frozenset((name, str(plan.scheme(name))) for name in plan.low),
             plan.ranges,
             _remedies(plan),
+            (plan.kept, plan.wide_weights),
         )
         found = next((artifact for known, artifact in self._last if known == key), None)
         artifact = self._model.converted(plan) if found is None else found

@@ -87,8 +87,9 @@ def open_served(path: Path) -> Served:
 
 
 def open_module(source: str | Path | bytes | Artifact) -> Module:
-    """The PyTorch module in an artifact of `fewbits.convert` or `fewbits.tune`, or in its bytes or file: it is called
-    like the original. It holds code: open only what you trust, as with ``torch.load``.
+    """The PyTorch module in an artifact of `fewbits.convert` or `fewbits.tune`, in its bytes or file, or in the folder
+    that ``save`` wrote: it is called like the original. It holds code: open only what you trust, as with
+    ``torch.load``.
 
     Raises:
         ModelError: it is none.
@@ -138,13 +139,6 @@ def is_module(source: object) -> TypeGuard[Module]:
     from torch.nn import Module  # noqa: PLC0415  as above
 
     return isinstance(source, Module)
-
-
-def load_module(path: Path) -> Module:
-    """What ``save`` of a converted PyTorch module wrote to `path`. Raises ModelError."""
-    from fewbits.models.pytorch.converted import load  # noqa: PLC0415  as above
-
-    return load(path)
 
 
 def opened_module(content: bytes) -> Converted:
@@ -231,7 +225,6 @@ __all__ = [
     "is_exported",
     "is_module",
     "is_torch",
-    "load_module",
     "open_model",
     "open_module",
     "open_served",

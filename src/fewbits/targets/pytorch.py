@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from fewbits.data.batches import Array, Arrays
+from fewbits.data.batches import Arrays
 from fewbits.eligibility import module_obstacle
 from fewbits.errors import DataError, ModelError, TargetError
 from fewbits.formats.scheme import (
@@ -34,7 +34,7 @@ from fewbits.graph import Graph
 from fewbits.grouping import Group
 from fewbits.machine import Machine
 from fewbits.models.protocol import Artifact
-from fewbits.models.pytorch.converted import Converted, Label, opened
+from fewbits.models.pytorch.converted import Converted, Label, array_of, opened
 from fewbits.space import Menu, Refusal
 from fewbits.targets.probe import this_machine, threads_of_stream
 from fewbits.targets.protocol import Executed, Session, usual
@@ -216,13 +216,6 @@ class _Timing(fx.Interpreter):
             )
             for node, seconds in self._seconds.items()
         )
-
-
-def array_of(value: torch.Tensor) -> Array:
-    """A tensor as an array; bfloat16 as float32, which holds it exactly."""
-    plain = value.detach().cpu()
-    found: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
-    return found
 
 
 @contextmanager

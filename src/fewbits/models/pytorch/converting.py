@@ -18,9 +18,9 @@ from fewbits.graph import Graph, Kind, Tensor
 from fewbits.grouping import Group, group
 from fewbits.models.pytorch.casting import cast, gives_float, spread
 from fewbits.models.pytorch.converted import Converted, Label
-from fewbits.models.pytorch.folding import fold
+from fewbits.models.pytorch.folding import Folded, fold
 from fewbits.models.pytorch.graph import Described
-from fewbits.models.pytorch.lowering import Lowered, lower
+from fewbits.models.pytorch.lowering import lower
 from fewbits.models.pytorch.program import Program, holder
 from fewbits.models.torch_ops.module import LowPrecision
 from fewbits.plan import Plan
@@ -44,10 +44,8 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
     every = group(graph)
     folded = fold(program, [described.calls[name] for name, made in low.items() if _holds_norm(graph, made)])
     coded = [made for name, made in low.items() if _is_module(schemes[name])]
-    lowered = lower(folded.program, described, folded.made, coded, plan, codes)
-    if any(isinstance(schemes[name].weight, FloatFormat) for name in low) and coded:
-        small = _between_casts(described, low, schemes, folded.made, lowered)
-        lowered = lower(folded.program, described, folded.made, coded, plan, codes, small)
+    small = _between_casts(folded, described, coded, schemes)
+    lowered = lower(folded.program, described, folded.made, coded, plan, codes, small)
     made = {old: lowered.made[new] for old, new in folded.made.items() if new in lowered.made}
     missing = sorted(set(plan.kept) - set(described.calls))
     if missing:
@@ -59,8 +57,9 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
     found = cast(lowered.program, spread(lowered.program, decided, endless), endless, wide_weights=plan.wide_weights)
     found.graph.lint()
     modules = {str(node.target): module for node, module in lowered.modules.items()}
-    stands = {found.made[node]: name for node, name in _stands(described, made).items() if node in found.made}
-    stands |= {node: f"{_stands(described, made).get(of, of.name)}.{what}" for (of, what), node in found.casts.items()}
+    known = _stands(described, made)
+    stands = {found.made[node]: name for node, name in known.items() if node in found.made}
+    stands |= {node: f"{known.get(of, of.name)}.{what}" for (of, what), node in found.casts.items()}
     kernels = {found.made[node]: module for node, module in lowered.modules.items()}
     return Converted(
         fx.GraphModule(holder(found.tensors, modules), found.graph),
@@ -72,27 +71,23 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
 
 
 def _between_casts(
-    described: Described,
-    low: Mapping[str, Group],
-    schemes: Mapping[str, Scheme],
-    folded: Mapping[fx.Node, fx.Node],
-    lowered: Lowered,
+    folded: Folded, described: Described, coded: Sequence[Group], schemes: Mapping[str, Scheme]
 ) -> Mapping[str, torch.dtype]:
-    """The coded groups that stand in a region of one small float: all that they read is of that type, if they are."""
-    made = {old: lowered.made[new] for old, new in folded.items() if new in lowered.made}
-    decided = _decisions(described, schemes, made)
+    """The `coded` groups that stand in a region of one small float: all that they read is of that type, if they are."""
+    decided = _decisions(described, schemes, folded.made)
     types_there = {kind for kind in decided.values() if kind is not None}
     if len(types_there) != 1:
         return {}
     (dtype,) = types_there
-    inside = {made[described.calls[name]]: name for name in low if made.get(described.calls[name]) in lowered.modules}
+    calls = {made.name: [folded.made[described.calls[name]] for name in made.nodes] for made in coded}
     while True:
-        types = spread(lowered.program, {**decided, **dict.fromkeys(inside, dtype)})
-        outside = [node for node in inside if not _reads_only(node, types, dtype)]
+        small = {call: dtype for own in calls.values() for call in own}
+        types = spread(folded.program, {**decided, **small})
+        outside = [name for name, own in calls.items() if not _reads_only(own[0], types, dtype)]
         if not outside:
-            return dict.fromkeys(inside.values(), dtype)
-        for node in outside:
-            del inside[node]
+            return dict.fromkeys(calls, dtype)
+        for name in outside:
+            del calls[name]
 
 
 def _decisions(
@@ -110,7 +105,7 @@ def _decisions(
 
 def _reads_only(node: fx.Node, types: Mapping[fx.Node, torch.dtype], dtype: torch.dtype) -> bool:
     """Whether every float that `node` reads is of `dtype`, and there is one."""
-    floats = [source for source in node.all_input_nodes if gives_float(source)]
+    floats = [source for source in node.all_input_nodes if gives_float(source) and source.op != "get_attr"]
     return bool(floats) and all(types.get(source) == dtype for source in floats)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,16 +12,18 @@ from fewbits.errors import ExportError
 from fewbits.formats.scheme import Scheme
 from fewbits.models.protocol import Model
 from fewbits.models.pytorch.call_form import bound
-from fewbits.models.pytorch.converted import Converted, save_module
+from fewbits.models.pytorch.converted import Converted
 from fewbits.models.pytorch.examples import example_of
 from fewbits.models.pytorch.exporting import parameters_of
 from fewbits.models.pytorch.given import in_evaluation
+from fewbits.models.pytorch.inference import REPORT, Inference
 from fewbits.models.pytorch.leaves import ConvertedLayers, convert_leaves
 from fewbits.models.pytorch.model import TorchModel
 from fewbits.plan import Plan
 
 Planner = Callable[[Model], Plan]
 
+_LATER = "converted at the first call; give eval_dataloader or example_inputs to have it checked and measured"
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 _LAYERS = (
@@ -39,7 +40,7 @@ _LAYERS = (
 """Layers whose weights become small whatever the arguments are."""
 
 
-class Deferred(nn.Module):
+class Deferred(Inference):
     """`module`, which is left as it is, in the precision that `planner` gives its groups. The graph for that is made at
     the first call, from its arguments; until then the weights of layers that `narrows` names are held small already.
     Where the module cannot be exported, each layer computes as `decide` says of its path and the name of its class.
@@ -60,29 +61,14 @@ class Deferred(nn.Module):
         self.decide = decide
         self.dtype = _DTYPES[precision]
         self.inner: nn.Module = _narrowed(in_evaluation(module), self.dtype, narrows)
-        super().train(False)
+        self.notes = {REPORT: _LATER}
+        self.train(False)
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """What the original gives. Raises ModelError if it cannot be exported, DataError for other arguments later."""
         if not isinstance(self.inner, Converted | ConvertedLayers):
             self.inner = self._converted(args, kwargs)
         return self.inner(*args, **kwargs)
-
-    def train(self, mode: bool = True) -> Deferred:
-        """Stay in evaluation mode. Raises ValueError if training is asked for."""
-        if mode:
-            raise ValueError("a converted model is for inference; train the original and convert it again")
-        super().train(False)
-        return self
-
-    @property
-    def report(self) -> str:
-        """Nothing was measured: the text says what will be done."""
-        return "converted at the first call; give eval_dataloader or example_inputs to have it checked and measured"
-
-    def save(self, path: str | Path) -> Path:
-        """See `Converted.save`."""
-        return save_module(self, path, {})
 
     def _converted(self, args: tuple[object, ...], kwargs: dict[str, object]) -> nn.Module:
         arguments = bound(parameters_of(self.inner), args, kwargs)

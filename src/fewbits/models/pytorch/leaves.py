@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Final
 
 import torch
@@ -15,8 +13,8 @@ from fewbits.errors import ModelError, PlanError
 from fewbits.formats.floating import BF16, FP16, FloatFormat
 from fewbits.formats.scheme import Scheme
 from fewbits.models.pytorch.casting import narrowed
-from fewbits.models.pytorch.converted import REPORT, save_module
 from fewbits.models.pytorch.given import check, in_evaluation, unwrapped
+from fewbits.models.pytorch.inference import Inference
 
 Decide = Callable[[str, nn.Module], Scheme]
 """Path and layer → how it computes."""
@@ -74,7 +72,7 @@ class LowLayer(nn.Module):
         return self.scheme
 
 
-class ConvertedLayers(nn.Module):
+class ConvertedLayers(Inference):
     """A module that was converted layer by layer. It takes and gives what the original does; `schemes` says how its
     layers compute, `kept` why some that could be asked for stay in float32.
 
@@ -86,35 +84,12 @@ class ConvertedLayers(nn.Module):
         self.module = module
         self.schemes = dict(schemes)
         self.kept = dict(kept)
-        self.notes: Mapping[str, str] = {}
-        super().train(False)
+        self.train(False)
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """What the original gives."""
         with torch.no_grad():
             return self.module(*args, **kwargs)
-
-    def train(self, mode: bool = True) -> ConvertedLayers:
-        """Stay in evaluation mode. Raises ValueError if training is asked for."""
-        if mode:
-            raise ValueError("a converted model is for inference; train the original and convert it again")
-        super().train(False)
-        return self
-
-    def with_notes(self, notes: Mapping[str, str]) -> ConvertedLayers:
-        """The same module, with texts (a report) that are saved with it, by file name."""
-        found = copy.copy(self)
-        found.notes = dict(notes)
-        return found
-
-    @property
-    def report(self) -> str:
-        """What there is to say about the conversion."""
-        return self.notes.get(REPORT, "")
-
-    def save(self, path: str | Path) -> Path:
-        """See `Converted.save`."""
-        return save_module(self, path, self.notes)
 
     def __repr__(self) -> str:
         """A line per layer that left fp32, and per layer that could not."""

@@ -40,7 +40,7 @@ def lower(
     groups: Sequence[Group],
     plan: Plan,
     codes: Codes,
-    small: Mapping[str, torch.dtype] | None = None,
+    small: Mapping[str, torch.dtype],
 ) -> Lowered:
     """`program` with `groups` as modules in the schemes of `plan`. `before` maps the calls that `described` knows to
     those of `program`; `codes` has those of weights that the plan names. Groups that `small` names read and give that
@@ -63,7 +63,7 @@ def lower(
         elif node in anchors:
             group = anchors[node]
             fused = _fused(described, before, group, node)
-            result = torch.float32 if small is None else small.get(group.name, torch.float32)
+            result = small.get(group.name, torch.float32)
             module = _module(program, node, group, plan, codes, fused, result)
             path = _path(group.name, staying, modules)
             modules[path] = module

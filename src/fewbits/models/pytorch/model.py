@@ -18,13 +18,13 @@ from fewbits.graph import Graph, Tensor
 from fewbits.grouping import Group
 from fewbits.models.protocol import Artifact, Regions
 from fewbits.models.pytorch.call_form import Arguments
-from fewbits.models.pytorch.converted import Converted, artifact
+from fewbits.models.pytorch.converted import Converted, array_of, artifact
 from fewbits.models.pytorch.converting import convert, plain
 from fewbits.models.pytorch.equalising import equalised
 from fewbits.models.pytorch.examples import example_of
 from fewbits.models.pytorch.exporting import Dynamic, export, loaded
 from fewbits.models.pytorch.graph import Described, describe
-from fewbits.models.pytorch.observing import array_of, device_of, observe
+from fewbits.models.pytorch.observing import device_of, observe
 from fewbits.models.pytorch.program import Program, digest, weight_of
 from fewbits.models.pytorch.regions import cut
 from fewbits.plan import Plan

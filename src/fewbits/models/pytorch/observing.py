@@ -10,6 +10,7 @@ from torch import fx
 
 from fewbits.data.batches import Array, Arrays, Batch
 from fewbits.errors import DataError, ModelError
+from fewbits.models.pytorch.converted import array_of
 from fewbits.models.pytorch.graph import Described
 from fewbits.models.pytorch.program import Program
 
@@ -82,10 +83,3 @@ def device_of(program: Program) -> torch.device:
     """Where the weights are; the CPU where there are none."""
     tensors = (*program.module.parameters(), *program.module.buffers())
     return tensors[0].device if tensors else torch.device("cpu")
-
-
-def array_of(value: object) -> Array:
-    """A tensor as an array; bfloat16 as float32, which holds it exactly."""
-    assert isinstance(value, torch.Tensor), f"a tensor was expected, not {type(value).__name__}"
-    plain = value.detach().cpu()
-    return (plain.float() if plain.dtype == torch.bfloat16 else plain).contiguous().numpy()
