@@ -13,7 +13,7 @@ from torch import nn
 
 from fewbits import mix_precision
 from fewbits.config import MixedPrecisionConfig
-from fewbits.errors import MetricError, TargetError, UsageError
+from fewbits.errors import MetricError, ModelError, TargetError, UsageError
 from fewbits.flow.mixed.missing import missing
 from fewbits.machine import Gpu, Machine
 from fewbits.models.pytorch.converted import Converted
@@ -34,6 +34,16 @@ def in_fp32(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 class Branching(nn.Module):
     """What no export can trace: its way depends on data."""
+
+    class Plain(nn.Module):
+        """What it can."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,3 +206,17 @@ def test_what_does_not_go_together_is_refused() -> None:
         mix_precision.fit(encoder(1), config=MixedPrecisionConfig(objective="latency"))
     with pytest.raises(MetricError, match="never calls the model"):
         mix_precision.fit(encoder(1), eval_func=lambda model: 1.0)
+
+
+def test_a_stored_module_of_a_class_that_is_not_there_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first call it is the user's own module that is stored; afterwards, a graph that needs no class."""
+    later, x = mix_precision.fit(Branching.Plain()), torch.rand(4, 8)
+    later.save(tmp_path / "early.pt")
+    expected = later(x)
+    later.save(tmp_path / "late.pt")
+    monkeypatch.delattr(Branching, "Plain")
+    with pytest.raises(ModelError, match="called once"):
+        mix_precision.load(tmp_path / "early.pt")
+    assert torch.equal(mix_precision.load(tmp_path / "late.pt")(x), expected)

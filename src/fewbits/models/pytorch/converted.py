@@ -109,10 +109,17 @@ def opened(content: bytes, device: str = "cpu") -> Converted:
 
 
 def unpickled(content: bytes, device: str = "cpu") -> nn.Module:
-    """The module that ``save`` or ``torch.save`` wrote. It holds code, as said above. Raises ModelError."""
+    """The module that ``save`` or ``torch.save`` wrote. It holds code, as said above.
+
+    Raises ModelError if it is none, or has parts of a class that cannot be imported here."""
     try:
         found = torch.load(io.BytesIO(content), map_location=device, weights_only=False)
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, ImportError, UnpicklingError) as error:
+    except (AttributeError, ImportError) as error:
+        raise ModelError(
+            f"the stored module has parts of a class that is not here ({error}); import what defines it first, or "
+            "store what has been called once or was converted with example_inputs, which needs no class of yours"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
         raise ModelError(f"not a converted PyTorch model: {error}") from error
     if not isinstance(found, nn.Module):
         raise ModelError(f"not a PyTorch module, but {type(found).__name__}; give what save() wrote")

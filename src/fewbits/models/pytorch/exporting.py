@@ -99,7 +99,7 @@ def _check_counters(twin: nn.Module, form: _Form, example: Arguments, dynamic: D
 
 def _traced(twin: nn.Module, example: Arguments, dynamic: Dynamic | None) -> torch.export.ExportedProgram:
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             traced = torch.export.export(twin, (), dict(example), dynamic_shapes=_axes(example, dynamic), strict=False)
             flat: torch.export.ExportedProgram = traced.run_decompositions({})
     # torch.export raises what the module raises, and a dozen errors of its own that share no base.
@@ -125,7 +125,7 @@ def loaded(program: torch.export.ExportedProgram) -> Program:
     """
     if program.example_inputs is None:
         raise ModelError("the exported program has no example of its inputs; export the module again (torch.export)")
-    with _quiet():
+    with quiet():
         flat = program.run_decompositions({})
     args, kwargs = program.example_inputs
     names = list(inspect.signature(program.module().forward).parameters) if args else []
@@ -154,12 +154,12 @@ def _signature(module: nn.Module) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(module.forward).parameters
 
 
-_TALKING = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+_TALKING = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor", "torch.export")
 """What tells the same error in many lines, before it is raised."""
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without torch's warnings about itself and the graphs that it prints when it fails, and without the fused encoder
     layer, which is one call to all tools."""
     fast = torch.backends.mha.get_fastpath_enabled()

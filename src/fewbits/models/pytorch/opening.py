@@ -12,6 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fewbits.errors import ModelError
+from fewbits.models.pytorch.exporting import quiet
 from fewbits.models.pytorch.model import TorchModel
 
 
@@ -28,7 +29,8 @@ def _read(path: Path) -> ExportedProgram:
     if not path.is_file():
         raise ModelError(f"there is no file {path}; give what torch.export.save wrote")
     try:
-        return torch.export.load(path)
+        with quiet():
+            return torch.export.load(path)
     # What torch raises depends on which part of the archive is damaged or of another version.
     except (RuntimeError, ValueError, OSError, KeyError, AssertionError, BadZipFile, pickle.UnpicklingError) as error:
         said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
