@@ -10,11 +10,12 @@ from fewbits.formats.granularity import Group as Block
 from fewbits.formats.granularity import Tensor as OneScale
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.scaled import REAL, ScaledFormat
-from fewbits.formats.scheme import TF32, Scheme
+from fewbits.formats.scheme import INT8_STATIC, TF32, Scheme
 from fewbits.graph import Graph, Kind, Node, Tensor
 from fewbits.grouping import MATRICES, RECURRENT, Group
 
 _FEW_BITS: Final = 4
+_IMAGE_AXES: Final = 4
 _TABLE_BITS: Final = (8, 4)
 _MATRIX_BITS: Final = (8,)
 _LENGTHS: Final = 4
@@ -35,8 +36,20 @@ def module_obstacle(graph: Graph, group: Group, scheme: Scheme) -> str:
     if scheme.smoothed:
         return "what a module reads is not smoothed"
     if not scheme.is_fp32 and not scheme.is_cast and not (group.is_product or group.kind is Kind.GATHER):
-        return "joints are computed in floats only"
+        if group.kind is not Kind.ADD or scheme != INT8_STATIC:
+            return "joints are computed in floats only, but for sums in int8 with ranges"
+        if not any(_is_sum_of_convolution(graph, name) for name in group.operands):
+            return "a sum is computed on codes behind a convolution over 2 axes that nothing else reads"
     return obstacle(graph, group, scheme, gives_floats=True)
+
+
+def _is_sum_of_convolution(graph: Graph, tensor: str) -> bool:
+    """Whether `tensor` is what a convolution over 2 axes gives to one reader, straight or through its batch norm."""
+    node = graph.producer.get(tensor) if graph.only_consumer(tensor) is not None else None
+    if node is not None and node.kind is Kind.BATCH_NORM and graph.only_consumer(node.inputs[0]) is node:
+        node = graph.producer.get(node.inputs[0])
+    weight = None if node is None or node.kind is not Kind.CONV else graph.tensors.get(node.inputs[1])
+    return weight is not None and weight.shape is not None and len(weight.shape) == _IMAGE_AXES
 
 
 def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool = False) -> str:

@@ -199,7 +199,7 @@ class _Timing(fx.Interpreter):
         label: Label = self._labels[node]
         if label.precision:
             return label.precision
-        if label.name.endswith((".quantize", ".float32")):
+        if label.name.endswith((".quantize", ".dequantize", ".float32")):
             return "boundary"
         first = value[0] if isinstance(value, tuple) else value
         return _PRECISIONS.get(first.dtype, str(first.dtype)) if isinstance(first, torch.Tensor) else "unknown"

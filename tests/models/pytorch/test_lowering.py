@@ -27,7 +27,7 @@ def error(expected: torch.Tensor, found: torch.Tensor) -> float:
 
 def calibrated(model: TorchModel, inputs: dict[str, torch.Tensor], plan: Plan) -> Plan:
     """`plan` with the ranges that its operands take on `inputs`."""
-    operands = {name for made in group(model.graph) if made.is_product for name in made.operands}
+    operands = {name for made in group(model.graph) for name in made.operands}
     (values,) = model.observe([Batch({name: value.numpy() for name, value in inputs.items()})], sorted(operands))
     ranges = {name: (min(0.0, float(array.min())), max(0.0, float(array.max()))) for name, array in values.items()}
     return Plan(plan.model_sha256, plan.choices, ranges)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from fewbits.formats.integer import INT8R, UINT8
 from fewbits.formats.numerics.affine import Affine, of_range
 from fewbits.models.torch_ops.onednn_layers import Int8Conv, Int8Linear
-from fewbits.models.torch_ops.operation import Activation
+from fewbits.models.torch_ops.operation import Activation, Added, Convolution
 from torch_calls import CONVOLUTIONS, DYNAMIC, RANGE, STATIC, SYMMETRIC, Layer, convolution, linear
 
 F32 = np.float32
@@ -101,11 +101,15 @@ def test_static_codes_bit_for_bit(name: str, scheme: str) -> None:
 @pytest.mark.parametrize(("result", "rounding"), [(torch.float32, ULPS), (torch.bfloat16, 2.0**-8)])
 def test_static_floats_within_their_rounding(name: str, scheme: str, result: torch.dtype, rounding: float) -> None:
     layer = LAYERS[name](scheme)
-    acc, step = static_sums(layer, of_range(*RANGE, UINT8 if scheme == STATIC else INT8R))
+    affine = of_range(*RANGE, UINT8 if scheme == STATIC else INT8R)
+    acc, step = static_sums(layer, affine)
     wanted = acc * step.astype(np.float64)
     found = replace(layer, call=replace(layer.call, result=result)).written()(*layer.inputs)
     assert found.dtype == result
-    bound = rounding * np.abs(wanted) + ULPS * (np.abs(wanted).max() + np.abs(layer.bias.numpy()).max())
+    # The zero point's part of a convolution stands in the bias, which is rounded to float32 with it.
+    shifted = np.abs(int(affine.zero_point) * step * weight_codes(layer)[0].reshape(len(step), -1).sum(axis=1)).max()
+    largest = np.abs(wanted).max() + np.abs(layer.bias.numpy()).max() + shifted
+    bound = rounding * np.abs(wanted) + ULPS * largest
     assert (np.abs(last(found, layer) - wanted) <= bound).all()
 
 
@@ -137,15 +141,16 @@ FUSED = {
     Activation.GELU_TANH: lambda x: functional.gelu(x, approximate="tanh"),
     Activation.SILU: functional.silu,
     Activation.HARDSWISH: functional.hardswish,
+    Activation.RELU6: functional.relu6,
 }
 
 
-@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("added", [Added.NOTHING, Added.FLOATS])
 @pytest.mark.parametrize("activation", FUSED)
 @pytest.mark.parametrize("make", [linear, convolution])
-def test_what_is_fused_is_what_stood_behind(make: object, activation: Activation, adds: bool) -> None:
+def test_what_is_fused_is_what_stood_behind(make: object, activation: Activation, added: Added) -> None:
     layer = make(STATIC)  # type: ignore[operator]
-    call = replace(layer.call, activation=activation, adds=adds)
+    call = replace(layer.call, activation=activation, added=added)
     way = Int8Linear if make is linear else Int8Conv
     if reason := way.supported(call):
         assert f"oneDNN fuses no {activation}" in reason
@@ -154,16 +159,47 @@ def test_what_is_fused_is_what_stood_behind(make: object, activation: Activation
     other = torch.randn(alone.shape)
     before = other.clone()
     module = way.from_float(call, layer.weight, layer.bias, [RANGE])
-    found = module(*layer.inputs, other) if adds else module(*layer.inputs)
-    wanted = FUSED[activation](alone + other if adds else alone)
+    found = module(*layer.inputs, other) if call.adds else module(*layer.inputs)
+    wanted = FUSED[activation](alone + other if call.adds else alone)
     assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-5)
     assert torch.equal(other, before), "what is added may be read by others"
     assert str(activation) in str(module)
 
 
 def test_every_activation_is_fused_somewhere() -> None:
-    for activation in FUSED:
+    for activation in set(FUSED) - {Activation.RELU6}:
         assert not Int8Linear.supported(replace(linear(STATIC).call, activation=activation))
-    for activation in (Activation.RELU, Activation.HARDSWISH, Activation.SILU):
+    for activation in (Activation.RELU, Activation.HARDSWISH, Activation.SILU, Activation.RELU6):
         assert not Int8Conv.supported(replace(convolution(STATIC).call, activation=activation))
-    assert not Int8Conv.supported(replace(convolution(STATIC).call, activation=Activation.RELU, adds=True))
+    assert not Int8Conv.supported(replace(convolution(STATIC).call, activation=Activation.RELU, added=Added.FLOATS))
+
+
+@pytest.mark.parametrize("name", [name for name in CONVOLUTIONS if "empty" not in name])
+def test_codes_are_added_as_the_values_that_they_stand_for(name: str) -> None:
+    layer, between = convolution(STATIC, name), (-2.0, 6.0)
+    acc, step = static_sums(layer, of_range(*RANGE, UINT8))
+    added, out = of_range(*between, UINT8), of_range(0.0, OUT[1], UINT8)
+    other = torch.randint(0, 256, layer.written()(*layer.inputs).shape, dtype=torch.uint8)
+    before = other.clone()
+    call = replace(layer.call, result=torch.uint8, added=Added.CODES, activation=Activation.RELU)
+    if reason := Int8Conv.supported(call):
+        assert reason == "what is added to is a convolution over 2 axes"
+        assert "axis" in name or name == "3 axes"
+        return
+    found = Int8Conv.from_float(call, layer.weight, layer.bias, [RANGE, between, (0.0, OUT[1])])(*layer.inputs, other)
+    values = acc * step.astype(np.float64) + (last(other, layer) - int(added.zero_point)) * float(added.scale)
+    wanted = np.clip(np.rint(np.maximum(values, 0.0) / float(out.scale)), 0, 255)
+    assert np.abs(last(found, layer) - wanted).max() <= 1
+    assert (last(found, layer) != wanted).mean() <= 0.001
+    assert torch.equal(other, before)
+
+
+@pytest.mark.parametrize("scheme", [STATIC, SYMMETRIC])
+def test_asymmetric_padding_is_written_out(scheme: str) -> None:
+    layer = convolution(scheme)
+    weight = torch.randn(16, 8, 2, 2)
+    call = replace(layer.call, convolution=Convolution.of((2, 2), padding="same"), shape=(16, 8, 2, 2))
+    plain = replace(call, convolution=Convolution.of((2, 2)))
+    (x,) = layer.inputs
+    padded = Int8Conv.from_float(plain, weight, layer.bias, [RANGE])(functional.pad(x, (0, 1, 0, 1)))
+    assert torch.equal(Int8Conv.from_float(call, weight, layer.bias, [RANGE])(x), padded)

@@ -15,13 +15,14 @@ from fewbits.models.torch_ops.fp8_layers import Fp8Linear
 from fewbits.models.torch_ops.integer_layers import IntegerLinear
 from fewbits.models.torch_ops.module import LowPrecision
 from fewbits.models.torch_ops.onednn_layers import Int8Conv, Int8Linear
-from fewbits.models.torch_ops.operation import Activation, Call, Convolution, Sort
+from fewbits.models.torch_ops.operation import Activation, Added, Call, Convolution, Sort
 from fewbits.models.torch_ops.table_layers import StoredTable
 from fewbits.models.torch_ops.tf32_layers import Tf32
 from fewbits.models.torch_ops.weight_only_layers import StoredInt4Linear, StoredInt8Linear
 from fewbits.models.torch_ops.writing import write
 from torch_calls import DYNAMIC, RANGE, STATIC, convolution, embedding, linear, matmul
 
+FLOATS = Added.FLOATS
 ONE_TOKEN = "w:int8r/channel a:int8r/token dynamic"
 SHIFTED = Convolution.of((2, 2), padding="same")
 
@@ -42,8 +43,15 @@ def product(scheme: str, **changes: object) -> Call:
         (Int8Linear, product("w:int8r/channel/pow2 a:uint8/tensor"), "real scales"),
         (Int8Linear, product("w:int8r/channel a:uint8/tensor/sym"), "unsigned codes with a zero point"),
         (Int8Linear, product(STATIC, result=torch.float64), "not torch.float64"),
-        (Int8Linear, product(STATIC, adds=True, activation=Activation.GELU), "fuses no gelu here behind an addition"),
-        (Int8Linear, product(STATIC, adds=True, result=torch.uint8), "result in floats"),
+        (
+            Int8Linear,
+            product(STATIC, added=FLOATS, activation=Activation.GELU),
+            "no gelu here behind an addition",
+        ),
+        (Int8Linear, product(STATIC, activation=Activation.RELU6), "fuses no relu6 here"),
+        (Int8Linear, product(STATIC, added=FLOATS, result=torch.uint8), "of the result's type"),
+        (Int8Linear, product(STATIC, added=Added.CODES, result=torch.uint8), "results of convolutions only"),
+        (Int8Conv, replace(convolution(STATIC).call, added=Added.CODES), "of the result's type"),
         (Int8Linear, convolution(STATIC).call, "a convolution has no such kernel"),
         (Int8Conv, replace(convolution(STATIC).call, activation=Activation.GELU), "fuses no gelu here"),
         (Int8Conv, matmul("w:int8r/tensor a:uint8/tensor").call, "a matmul has no such kernel"),
@@ -73,7 +81,7 @@ def test_it_is_refused(way: type[LowPrecision], call: Call, reason: str) -> None
 
 @pytest.mark.parametrize("way", [Int8Conv, Cast, Emulated])
 def test_asymmetric_padding_is_refused(way: type[LowPrecision]) -> None:
-    scheme = "bf16" if way is Cast else STATIC
+    scheme = {Cast: "bf16", Int8Conv: DYNAMIC}.get(way, STATIC)
     call = replace(convolution(scheme).call, convolution=SHIFTED, shape=(16, 8, 2, 2))
     assert "asymmetric ((0, 0) in front, (1, 1) behind)" in way.supported(call)
 
@@ -96,7 +104,7 @@ def test_what_is_missing_or_does_not_fit() -> None:
         write(matmul("bf16").call)(torch.zeros(2, 2))
     with pytest.raises(PlanError, match="beyond what fp16 reaches"):
         write(replace(layer.call, scheme=Scheme.parse("fp16")), layer.weight * 1e6)
-    module = write(replace(layer.call, adds=True), layer.weight, None, [RANGE])
+    module = write(replace(layer.call, added=FLOATS), layer.weight, None, [RANGE])
     with pytest.raises(ModelError, match="has that shape"):
         module(*layer.inputs, torch.zeros(6, 1))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import fx
@@ -15,12 +15,12 @@ from fewbits.formats.integer import IntFormat
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import TF32, Scheme
 from fewbits.graph import Graph, Kind, Tensor
-from fewbits.grouping import Group, group
+from fewbits.grouping import JOINTS, Group, group
 from fewbits.models.pytorch.casting import cast, gives_float, spread
 from fewbits.models.pytorch.converted import Converted, Label
 from fewbits.models.pytorch.folding import Folded, fold
 from fewbits.models.pytorch.graph import Described
-from fewbits.models.pytorch.lowering import lower
+from fewbits.models.pytorch.lowering import Wanted, lower
 from fewbits.models.pytorch.program import Program, holder
 from fewbits.models.torch_ops.module import LowPrecision
 from fewbits.plan import Plan
@@ -43,21 +43,20 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
         return plain(program, described)
     every = group(graph)
     folded = fold(program, [described.calls[name] for name, made in low.items() if _holds_norm(graph, made)])
-    coded = [made for name, made in low.items() if _is_module(schemes[name])]
-    small = _between_casts(folded, described, coded, schemes)
-    lowered = lower(folded.program, described, folded.made, coded, plan, codes, small)
-    made = {old: lowered.made[new] for old, new in folded.made.items() if new in lowered.made}
     missing = sorted(set(plan.kept) - set(described.calls))
     if missing:
         raise PlanError(f"the plan keeps nodes in fp32 that the model does not have: {', '.join(missing[:5])}")
-    decided = _decisions(described, schemes, made)
+    lowered = lower(folded.program, described, folded.made, _wanted(folded, described, low, schemes, plan, codes))
+    made = {old: lowered.made[new] for old, new in folded.made.items() if new in lowered.made}
+    decided = _decisions(described, schemes, plan.kept, made)
     decided |= {node: _given(module) for node, module in lowered.modules.items()}
-    decided |= {made[described.calls[name]]: None for name in plan.kept if described.calls[name] in made}
+    decided |= {node: None if dtype == torch.float32 else dtype for node, dtype in lowered.encoded.items()}
     endless = {made[call] for name, call in described.values.items() if not graph.tensors[name].finite and call in made}
     found = cast(lowered.program, spread(lowered.program, decided, endless), endless, wide_weights=plan.wide_weights)
     found.graph.lint()
-    modules = {str(node.target): module for node, module in lowered.modules.items()}
-    known = _stands(described, made)
+    called = [str(node.target) for node in found.graph.nodes if node.op == "call_module"]
+    modules = {name: lowered.program.module.get_submodule(name) for name in called}
+    known = {**_stands(described, made), **lowered.names}
     stands = {found.made[node]: name for node, name in known.items() if node in found.made}
     stands |= {node: f"{known.get(of, of.name)}.{what}" for (of, what), node in found.casts.items()}
     kernels = {found.made[node]: module for node, module in lowered.modules.items()}
@@ -70,11 +69,28 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
     )
 
 
+def _wanted(
+    folded: Folded,
+    described: Described,
+    low: Mapping[str, Group],
+    schemes: Mapping[str, Scheme],
+    plan: Plan,
+    codes: Codes,
+) -> Wanted:
+    """What of the plan takes modules."""
+    coded = [made for name, made in low.items() if _is_module(schemes[name])]
+    groups = [made for made in coded if made.kind not in JOINTS]
+    decided = _decisions(described, schemes, plan.kept, folded.made)
+    small = _between_casts(folded, described, groups, decided)
+    inside = {folded.made[described.calls[made.name]]: small.get(made.name) for made in groups}
+    types = spread(folded.program, {**decided, **inside})
+    return Wanted(groups, [made for made in coded if made.kind in JOINTS], plan, codes, small, types)
+
+
 def _between_casts(
-    folded: Folded, described: Described, coded: Sequence[Group], schemes: Mapping[str, Scheme]
+    folded: Folded, described: Described, coded: Sequence[Group], decided: Mapping[fx.Node, torch.dtype | None]
 ) -> Mapping[str, torch.dtype]:
     """The `coded` groups that stand in a region of one small float: all that they read is of that type, if they are."""
-    decided = _decisions(described, schemes, folded.made)
     types_there = {kind for kind in decided.values() if kind is not None}
     if len(types_there) != 1:
         return {}
@@ -91,16 +107,17 @@ def _between_casts(
 
 
 def _decisions(
-    described: Described, schemes: Mapping[str, Scheme], made: Mapping[fx.Node, fx.Node]
+    described: Described, schemes: Mapping[str, Scheme], kept: Collection[str], made: Mapping[fx.Node, fx.Node]
 ) -> dict[fx.Node, torch.dtype | None]:
-    """The type of every call that a plan decides about, ``None`` for float32; a sum that masks is no choice."""
+    """The type of every call that a plan decides about, ``None`` for float32; a sum that masks is no choice. The calls
+    `kept` stay in float32."""
     found: dict[fx.Node, torch.dtype | None] = {}
     for one in group(described.graph):
         scheme = schemes.get(one.name, Scheme())
         if one.name in schemes or one.is_product or one.kind is Kind.GATHER or _is_finite(described.graph, one):
             calls = [described.calls[name] for name in one.nodes]
             found |= {made[call]: _dtype(scheme) for call in calls if call in made}
-    return found
+    return found | {made[described.calls[name]]: None for name in kept if described.calls[name] in made}
 
 
 def _reads_only(node: fx.Node, types: Mapping[fx.Node, torch.dtype], dtype: torch.dtype) -> bool:
@@ -111,7 +128,7 @@ def _reads_only(node: fx.Node, types: Mapping[fx.Node, torch.dtype], dtype: torc
 
 def _given(module: LowPrecision) -> torch.dtype | None:
     """The type that `module` reads and gives, where it is a small one."""
-    return None if module.call.result == torch.float32 else module.call.result
+    return module.call.result if module.call.result in _DTYPES.values() else None
 
 
 def plain(program: Program, described: Described) -> Converted:

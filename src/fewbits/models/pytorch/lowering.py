@@ -10,190 +10,220 @@ from torch import fx, nn
 
 from fewbits.codes import Codes
 from fewbits.errors import PlanError, SchemeError
-from fewbits.formats.scheme import Scheme
-from fewbits.graph import Kind
+from fewbits.formats.scheme import Scheme, integer
 from fewbits.grouping import Group
+from fewbits.models.pytorch.anchors import activations, convolution, sort_of, weight_and_bias
+from fewbits.models.pytorch.casting import Types
+from fewbits.models.pytorch.fusing import Joints, Product, fuse
 from fewbits.models.pytorch.graph import Described
-from fewbits.models.pytorch.kinds import operator
-from fewbits.models.pytorch.program import Program, holder, tensors_in, weight_of
+from fewbits.models.pytorch.program import Program, holder, tensors_in
+from fewbits.models.torch_ops.encoding import DECODES, ENCODES, Decode, Encode
 from fewbits.models.torch_ops.module import GivenCodes, LowPrecision
-from fewbits.models.torch_ops.operation import Activation, Call, Convolution, Range, Sort
+from fewbits.models.torch_ops.onednn_layers import Int8Conv, Int8Linear
+from fewbits.models.torch_ops.operation import Call, Range, Sort
 from fewbits.models.torch_ops.writing import choose, write
 from fewbits.plan import Plan
 
-_FUSED = {"relu": Activation.RELU}
+_ON_CODES = (Int8Linear, Int8Conv)
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A program with modules; `made` maps calls of the program before to its own, `modules` are by call."""
+    """A program with modules; `made` maps calls of the program before to its own, `modules` are by call. `names` says
+    what calls that are new stand for: groups, and tensors that become codes or floats again."""
 
     program: Program
     made: Mapping[fx.Node, fx.Node]
     modules: Mapping[fx.Node, LowPrecision]
+    names: Mapping[fx.Node, str]
+    encoded: Mapping[fx.Node, torch.dtype]
+    """What makes codes of a tensor → the type of what it reads."""
 
 
-def lower(
-    program: Program,
-    described: Described,
-    before: Mapping[fx.Node, fx.Node],
-    groups: Sequence[Group],
-    plan: Plan,
-    codes: Codes,
-    small: Mapping[str, torch.dtype],
-) -> Lowered:
-    """`program` with `groups` as modules in the schemes of `plan`. `before` maps the calls that `described` knows to
-    those of `program`; `codes` has those of weights that the plan names. Groups that `small` names read and give that
-    type, as far as there is a kernel that does.
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be lowered: `groups` become modules in the schemes of `plan`, with those of `codes` that it names;
+    sums in `joints` read codes where they can. Groups that `small` names read and give that type, as far as there is a
+    kernel that does; `types` are those of all calls of the program in a small float."""
+
+    groups: Sequence[Group]
+    joints: Sequence[Group]
+    plan: Plan
+    codes: Codes
+    small: Mapping[str, torch.dtype]
+    types: Types
+
+
+def lower(program: Program, described: Described, before: Mapping[fx.Node, fx.Node], wanted: Wanted) -> Lowered:
+    """`program` with what is `wanted`. `before` maps the calls that `described` knows to those of `program`.
 
     Raises:
         PlanError: a group cannot compute in its scheme, a range or codes are missing.
     """
-    anchors = {before[described.calls[made.name]]: made for made in groups}
-    held = [node for node in program.graph.nodes if node.op == "get_attr"]
-    staying = {str(node.target) for node in held if any(user not in anchors for user in node.users)}
-    swallowed: dict[fx.Node, fx.Node] = {}
-    graph = fx.Graph()
-    made: dict[fx.Node, fx.Node] = {}
-    modules: dict[str, nn.Module] = {}
-    found: dict[fx.Node, LowPrecision] = {}
-    for node in program.graph.nodes:
-        if node in swallowed:
-            made[node] = made[swallowed[node]]
-        elif node in anchors:
-            group = anchors[node]
-            fused = _fused(described, before, group, node)
-            result = small.get(group.name, torch.float32)
-            module = _module(program, node, group, plan, codes, fused, result)
-            path = _path(group.name, staying, modules)
-            modules[path] = module
-            operands = _activations(node, group)
-            made[node] = graph.create_node("call_module", path, tuple(made[one] for one in operands))
-            made[node].meta = dict(node.meta)
-            found[made[node]] = module
-            if fused is not None and module.call.activation is not Activation.NONE:
-                swallowed[fused] = node
+    return _Lowering(program, described, before, wanted).run()
+
+
+class _Lowering:
+    """The state of one pass over a program."""
+
+    def __init__(
+        self, program: Program, described: Described, before: Mapping[fx.Node, fx.Node], wanted: Wanted
+    ) -> None:
+        self.program, self.wanted = program, wanted
+        anchors = {before[described.calls[one.name]]: one for one in wanted.groups}
+        order = {node: place for place, node in enumerate(program.graph.nodes)}
+        self.anchors = {node: anchors[node] for node in sorted(anchors, key=order.__getitem__)}
+        self.joints = _joints(described, before, wanted)
+        self.tensors = _names_of_operands(described, before, wanted)
+        products = {node: self._product(node, one) for node, one in self.anchors.items()}
+        self.fusing = fuse(products, self.joints, wanted.types)
+        held = [node for node in program.graph.nodes if node.op == "get_attr"]
+        self.staying = {str(node.target) for node in held if any(user not in anchors for user in node.users)}
+        self.graph = fx.Graph()
+        self.made: dict[fx.Node, fx.Node] = {}
+        self.modules: dict[str, nn.Module] = {}
+        self.found: dict[fx.Node, LowPrecision] = {}
+        self.names: dict[fx.Node, str] = {}
+        self.encoded: dict[fx.Node, torch.dtype] = {}
+        self.converted: dict[tuple[fx.Node, object], fx.Node] = {}
+
+    def run(self) -> Lowered:
+        """The new program."""
+        fused = self.fusing.products
+        ends = {(one.tail.nodes or (node,))[-1]: node for node, one in fused.items()}
+        inside = {node for anchor, one in fused.items() for node in (anchor, *one.tail.nodes)} - set(ends)
+        for node in self.program.graph.nodes:
+            if node in ends:
+                call = self._call(ends[node])
+                self.made.update(dict.fromkeys((ends[node], *fused[ends[node]].tail.nodes), call))
+            elif node not in inside:
+                self.made[node] = self._copy(node)
+        for node in reversed(self.graph.nodes):
+            if node.op == "get_attr" and not node.users:
+                self.graph.erase_node(node)
+        used = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
+        tensors = {name: tensor for name, tensor in tensors_in(self.program.module).items() if name in used}
+        flat = fx.GraphModule(holder(tensors, self.modules), self.graph)
+        alive = set(self.graph.nodes)
+        made = {a: b for a, b in self.made.items() if b in alive}
+        return Lowered(replace(self.program, module=flat), made, self.found, self.names, self.encoded)
+
+    def _product(self, node: fx.Node, group: Group) -> Product:
+        """How `group` computes with nothing fused."""
+        plan = self.wanted.plan
+        scheme, result = plan.scheme(group.name), self.wanted.small.get(group.name, torch.float32)
+        weight, bias = weight_and_bias(self.program, node, group)
+        device = next((tensor.device.type for tensor in (weight, bias) if tensor is not None), _device(self.program))
+        sort = sort_of(group, weight)
+        shape = () if weight is None else tuple(weight.shape)
+        conv = convolution(node, shape) if sort is Sort.CONVOLUTION else None
+        # Not every kernel gives small floats: those are cast behind it.
+        calls = [Call(sort, scheme, shape, device, conv, kind) for kind in dict.fromkeys([result, torch.float32])]
+        ways = [(call, way) for call in calls if not isinstance(way := choose(call), str)]
+        if not ways:
+            raise _refused(group, scheme, f"a {sort} cannot compute so on {device} ({choose(calls[-1])})")
+        call, way = ways[0]
+        values = _range(plan, group.operands[0]) if scheme.is_static and way in _ON_CODES else None
+        return Product(call, way, activations(node, group)[0], values)
+
+    def _call(self, anchor: fx.Node) -> fx.Node:
+        """The module of the product `anchor`, called."""
+        group, fused, plan = self.anchors[anchor], self.fusing.products[anchor], self.wanted.plan
+        scheme, tail = plan.scheme(group.name), fused.tail
+        ranges = [_range(plan, name) for name in group.operands] if scheme.is_static else []
+        ranges += [one for one in (fused.other, fused.result) if one is not None]
+        weight, bias = weight_and_bias(self.program, anchor, group)
+        try:
+            module = write(fused.call, weight, bias, ranges, _codes(plan, group, scheme, self.wanted.codes))
+        except SchemeError as error:
+            raise _refused(group, scheme, str(error)) from error
+        operands = activations(anchor, group)
+        if scheme.is_static and type(module) in _ON_CODES:
+            reads = [self._codes_of(operands[0], group)]
         else:
-            made[node] = graph.node_copy(node, made.__getitem__)
-            if node.target is torch.ops.aten.view.default:
-                # Kernels of codes give channels last, which no view goes over.
-                made[node].target = torch.ops.aten.reshape.default
-    for node in reversed(graph.nodes):
-        if node.op == "get_attr" and not node.users:
-            graph.erase_node(node)
-    used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-    tensors = {name: tensor for name, tensor in tensors_in(program.module).items() if name in used}
-    flat = fx.GraphModule(holder(tensors, modules), graph)
-    alive = set(graph.nodes)
-    return Lowered(replace(program, module=flat), {a: b for a, b in made.items() if b in alive}, found)
+            reads = [self.made[one] for one in operands]
+        if tail.other is not None:
+            reads.append(self.made[tail.other] if fused.other is not None else self._floats(tail.other))
+        path = self._add(group.name, module)
+        call = self.graph.create_node("call_module", path, tuple(reads))
+        call.meta = dict((tail.nodes or (anchor,))[-1].meta)
+        if fused.call.gives_codes:
+            call.meta["val"] = call.meta["val"].to(torch.uint8)
+        self.found[call], self.names[call] = module, group.name
+        return call
+
+    def _codes_of(self, operand: fx.Node, group: Group) -> fx.Node:
+        """`operand` as the codes that `group` reads: made once for all that read the same."""
+        if operand in self.fusing.coded:
+            return self.made[operand]
+        scheme, name = self.wanted.plan.scheme(group.name), group.operands[0]
+        element, values = integer(scheme.activation), _range(self.wanted.plan, name)
+        key = (operand, (element, values))
+        if key not in self.converted:
+            self.converted[key] = self._insert(operand, name, ENCODES, Encode(values, element))
+            self.converted[key].meta["val"] = operand.meta["val"].to(torch.uint8)
+            self.encoded[self.converted[key]] = self.wanted.types.get(operand, torch.float32)
+        return self.converted[key]
+
+    def _floats(self, operand: fx.Node) -> fx.Node:
+        """`operand` as floats."""
+        if operand not in self.fusing.coded:
+            return self.made[operand]
+        key = (operand, DECODES)
+        if key not in self.converted:
+            decode = Decode(self.fusing.coded[operand])
+            self.converted[key] = self._insert(operand, self.tensors[operand], DECODES, decode)
+        return self.converted[key]
+
+    def _insert(self, operand: fx.Node, tensor: str, what: str, module: nn.Module) -> fx.Node:
+        # A dot would make it part of the module that gives the tensor.
+        path = self._add(f"{tensor}_{what.replace('.', '_')}", module)
+        call = self.graph.create_node("call_module", path, (self.made[operand],))
+        call.meta = dict(operand.meta)
+        self.names[call] = f"{tensor}.{what}"
+        return call
+
+    def _add(self, name: str, module: nn.Module) -> str:
+        path = _path(name, self.staying, self.modules)
+        self.modules[path] = module
+        return path
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        """The call `node` as it is; sums read floats, what moves numbers moves codes."""
+        made = self.graph.node_copy(node, self._floats if node in self.joints else self.made.__getitem__)
+        if node.target is torch.ops.aten.view.default:
+            # Kernels of codes give channels last, which no view goes over.
+            made.target = torch.ops.aten.reshape.default
+        if node in self.fusing.coded:
+            made.meta["val"] = made.meta["val"].to(torch.uint8)
+        return made
 
 
-def _module(
-    program: Program,
-    node: fx.Node,
-    group: Group,
-    plan: Plan,
-    codes: Codes,
-    fused: fx.Node | None,
-    result: torch.dtype,
-) -> LowPrecision:
-    scheme = plan.scheme(group.name)
-    activation = Activation.NONE if fused is None else _FUSED[operator(fused.target)]
-    weight, bias = _weight(program, node, group)
-    device = next((tensor.device.type for tensor in (weight, bias) if tensor is not None), _device(program))
-    sort = _sort(group, weight)
-    shape = () if weight is None else tuple(weight.shape)
-    conv = _convolution(node, shape) if sort is Sort.CONVOLUTION else None
-    # What no kernel fuses or gives is left to calls behind it.
-    wishes = (
-        Call(sort, scheme, shape, device, conv, kind, behind)
-        for kind in dict.fromkeys([result, torch.float32])
-        for behind in dict.fromkeys([activation, Activation.NONE])
-    )
-    plain = Call(sort, scheme, shape, device, conv)
-    call = next((one for one in wishes if not isinstance(choose(one), str)), plain)
-    ranges = [_range(plan, name) for name in group.operands] if scheme.is_static else []
-    try:
-        return write(call, weight, bias, ranges, _codes(plan, group, scheme, codes))
-    except SchemeError as error:
-        raise PlanError(f"the plan has {group.name} in {scheme}, but {error}") from error
+def _refused(group: Group, scheme: Scheme, reason: str) -> PlanError:
+    return PlanError(f"the plan has {group.name} in {scheme}, but {reason}; set it to fp32, or choose another scheme")
 
 
-def _sort(group: Group, weight: torch.Tensor | None) -> Sort:
-    match group.kind:
-        case Kind.CONV:
-            return Sort.CONVOLUTION
-        case Kind.GATHER:
-            return Sort.EMBEDDING
-        case Kind.MATMUL | Kind.GEMM:
-            return Sort.MATMUL if weight is None else Sort.LINEAR
-        case _:
-            raise PlanError(f"{group.name} is a {group.kind}, which computes in floats only in PyTorch; set it to fp32")
+def _joints(described: Described, before: Mapping[fx.Node, fx.Node], wanted: Wanted) -> Joints:
+    """The sums in codes, with the ranges of what they add."""
+    found = {}
+    for group in wanted.joints:
+        inputs = described.graph.node[group.name].inputs
+        node = before[described.calls[group.name]]
+        operands = [one for one in node.args if isinstance(one, fx.Node)]
+        found[node] = {one: _range(wanted.plan, name) for one, name in zip(operands, inputs, strict=True)}
+    return found
 
 
-def _weight(program: Program, node: fx.Node, group: Group) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The weight with output channels first, and the bias."""
-    name = operator(node.target)
-    args = list(node.args)
-    if name == "addmm":
-        args = [args[1], args[2], args[0]]
-    if group.kind is Kind.GATHER:
-        return _held(program, args[0]), None
-    weight = _held(program, args[1]) if len(args) > 1 else None
-    bias = _held(program, args[2]) if len(args) > 2 and name in ("linear", "addmm", *_CONVOLUTIONS) else None
-    if weight is not None and name in ("addmm", "matmul", "mm"):
-        if weight.ndim != 2:
-            raise PlanError(f"the weight of {group.name} is not a matrix; set it to fp32")
-        weight = weight.T.contiguous()
-    return weight, bias
-
-
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-
-
-def _held(program: Program, value: object) -> torch.Tensor | None:
-    is_held = isinstance(value, fx.Node) and value.op == "get_attr"
-    return weight_of(program.module, str(value.target)).detach() if is_held and isinstance(value, fx.Node) else None
-
-
-def _activations(node: fx.Node, group: Group) -> list[fx.Node]:
-    """What the module reads."""
-    args = [node.args[1]] if operator(node.target) in ("addmm",) or group.kind is Kind.GATHER else list(node.args[:2])
-    return [one for one in args if isinstance(one, fx.Node) and one.op != "get_attr"]
-
-
-def _fused(described: Described, before: Mapping[fx.Node, fx.Node], group: Group, anchor: fx.Node) -> fx.Node | None:
-    """The activation of `group` that the module can take along."""
-    last = before[described.calls[group.nodes[-1]]]
-    reads_anchor = last is not anchor and last.args and last.args[0] is anchor
-    return last if reads_anchor and operator(last.target) in _FUSED and group.kind is not Kind.GATHER else None
-
-
-def _convolution(node: fx.Node, weight: tuple[int, ...]) -> Convolution:
-    assert isinstance(node.target, torch._ops.OpOverload)
-    names = [argument.name for argument in node.target._schema.arguments]
-    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-    groups = given.get("groups", 1)
-    assert isinstance(groups, int)
-    return Convolution.of(
-        weight[2:],
-        _numbers(given.get("stride", 1)),
-        _padding(given.get("padding", 0)),
-        _numbers(given.get("dilation", 1)),
-        groups,
-    )
-
-
-def _padding(value: object) -> int | str | tuple[int, ...]:
-    return value if isinstance(value, str) else _numbers(value)
-
-
-def _numbers(value: object) -> int | tuple[int, ...]:
-    """One number, or one for each axis."""
-    if isinstance(value, int):
-        return value
-    assert isinstance(value, list | tuple)
-    return tuple(one for one in value if isinstance(one, int))
+def _names_of_operands(
+    described: Described, before: Mapping[fx.Node, fx.Node], wanted: Wanted
+) -> Mapping[fx.Node, str]:
+    """The tensors that sums in codes add."""
+    found: dict[fx.Node, str] = {}
+    for group in wanted.joints:
+        node = before[described.calls[group.name]]
+        operands = [one for one in node.args if isinstance(one, fx.Node)]
+        found.update(zip(operands, described.graph.node[group.name].inputs, strict=True))
+    return found
 
 
 def _range(plan: Plan, tensor: str) -> Range:

@@ -1,7 +1,9 @@
 """int8 on the CPU through oneDNN: u8 or s8 activations times s8 weights, summed in 32 bits, then scaled in float32.
 
 ``y = act(acc * (s_x * s_w) + bias + other)``, rounded once to the result's type (docs/int8.md). A static bias is what
-its int32 codes stand for.
+its int32 codes stand for. In a static convolution the zero point's part, ``-z_x * s_x * s_w * sum(q_w)``, stands in the
+bias, too: oneDNN sums up the weights for it at every call, which takes longer than the convolution itself where images
+are small and channels many.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch.nn.functional import pad
 
 from fewbits.errors import SchemeError
 from fewbits.formats.granularity import Tensor
@@ -22,9 +26,10 @@ from fewbits.models.torch_ops import refusals
 from fewbits.models.torch_ops.activation_codes import SHIFT, Ends, dynamic_scale, encode
 from fewbits.models.torch_ops.module import GivenCodes, LowPrecision, present, range_at
 from fewbits.models.torch_ops.onednn_ops import ADDING_FUSES, CONV_FUSES, LINEAR_FUSES, int8_conv, int8_linear
-from fewbits.models.torch_ops.operation import Call, Range, Sort
+from fewbits.models.torch_ops.operation import Activation, Added, Call, Range, Sort
 from fewbits.models.weight_codes import ChannelCodes, channel_codes, given_channel_codes, rounded_bias
 
+_OF_IMAGES = 4
 _RESULTS = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 
 
@@ -38,6 +43,8 @@ class _Int8(LowPrecision):
     zero: torch.Tensor
     out_scale: torch.Tensor | None
     out_zero: torch.Tensor | None
+    other_scale: torch.Tensor | None
+    other_zero: torch.Tensor | None
 
     def __init__(self, call: Call, weight: ChannelCodes, bias: torch.Tensor | None, ranges: Sequence[Range]) -> None:
         super().__init__(call)
@@ -52,10 +59,12 @@ class _Int8(LowPrecision):
         scale, zero = (1.0, 0) if self.dynamic else _affine(call, range_at(ranges, 0, call))
         self.keep("scale", torch.tensor(scale, dtype=torch.float32))
         self.keep("zero", torch.tensor(zero + shift, dtype=torch.float32))
-        gives_codes = call.result == torch.uint8
-        ends = of_range(*range_at(ranges, 0 if self.dynamic else 1, call), UINT8) if gives_codes else None
-        self.keep("out_scale", None if ends is None else torch.tensor(float(ends.scale), dtype=torch.float32))
-        self.keep("out_zero", None if ends is None else torch.tensor(float(ends.zero_point), dtype=torch.float32))
+        coded = {"other": call.added is Added.CODES, "out": call.gives_codes}
+        places = iter(range(0 if self.dynamic else 1, len(ranges) + len(coded) + 1))
+        for name, has_codes in coded.items():
+            ends = of_range(*range_at(ranges, next(places), call), UINT8) if has_codes else None
+            self.keep(f"{name}_scale", None if ends is None else torch.tensor(float(ends.scale), dtype=torch.float32))
+            self.keep(f"{name}_zero", None if ends is None else torch.tensor(float(ends.zero_point)))
 
     @classmethod
     def from_float(
@@ -80,7 +89,15 @@ class _Int8(LowPrecision):
             made = given_channel_codes(codes, call.shape)
         if offset is not None and static is not None:
             offset = rounded_bias(offset, made.scale, step)
+        offset = cls.with_zero_point(call, made, offset, ranges)
         return cls(call, made, None if offset is None else torch.from_numpy(offset.copy()), ranges)
+
+    @classmethod
+    def with_zero_point(
+        cls, call: Call, weight: ChannelCodes, bias: NDArray[np.float32] | None, ranges: Sequence[Range]
+    ) -> NDArray[np.float32] | None:
+        """`bias`, with what the kernel is not told of the zero point."""
+        return bias
 
     @property
     def computes(self) -> str:
@@ -134,21 +151,46 @@ class Int8Conv(_Int8):
         super().__init__(call, weight, bias, ranges)
         conv = call.convolution
         assert conv is not None
-        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+        self.stride, self.dilation, self.groups = conv.stride, conv.dilation, conv.groups
+        # Zero points that are in the bias stand for 0 in the borders only if the borders are written out.
+        self.fill = 0 if self.dynamic else int(self.zero)
+        padded = any((*conv.padding, *conv.end)) and not (self.fill == 0 and conv.is_symmetric)
+        pairs = zip(reversed(conv.padding), reversed(conv.end), strict=True)
+        self.borders = [size for pair in pairs for size in pair] if padded else []
+        self.padding = tuple(0 for _ in conv.padding) if padded else conv.padding
+
+    @classmethod
+    def with_zero_point(
+        cls, call: Call, weight: ChannelCodes, bias: NDArray[np.float32] | None, ranges: Sequence[Range]
+    ) -> NDArray[np.float32] | None:
+        """See above."""
+        if call.scheme.dynamic:
+            return bias
+        scale, zero = _affine(call, range_at(ranges, 0, call))
+        zero += SHIFT if integer(call.scheme.activation).signed else 0
+        if not zero:
+            return bias
+        totals = weight.codes.reshape(weight.codes.shape[0], -1).sum(axis=1, dtype=np.int64)
+        steps = np.broadcast_to(weight.scale, totals.shape).astype(np.float64) * scale
+        part: NDArray[np.float32] = ((0.0 if bias is None else bias) - zero * totals * steps).astype(np.float32)
+        return part
 
     @staticmethod
     def supported(call: Call) -> str:
         """See `LowPrecision`."""
-        return refusals.first(refusals.sort(call, Sort.CONVOLUTION), refusals.padding(call), _refusal(call, CONV_FUSES))
+        padding = refusals.padding(call) if call.scheme.dynamic else ""
+        return refusals.first(refusals.sort(call, Sort.CONVOLUTION), padding, _refusal(call, CONV_FUSES))
 
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         """`x` convolved with the weight, plus `other` if the call adds one; channels-last in memory."""
         alone = x.dim() == self.codes.dim() - 1
         codes, scale, zero = self.inputs(x.unsqueeze(0) if alone else x)
+        if self.borders:
+            codes = pad(codes, self.borders, value=self.fill)
         made: torch.Tensor = int8_conv(
             codes,
             scale,
-            zero,
+            zero if self.dynamic else None,
             self.codes,
             self.weight_scale,
             self.bias,
@@ -157,6 +199,8 @@ class Int8Conv(_Int8):
             self.result,
             self.out_scale,
             self.out_zero,
+            self.other_scale,
+            self.other_zero,
             self.stride,
             self.padding,
             self.dilation,
@@ -170,16 +214,24 @@ def _affine(call: Call, values: Range) -> tuple[float, int]:
     return float(found.scale), int(found.zero_point)
 
 
-def _refusal(call: Call, fuses: frozenset[str]) -> str:
+def _refusal(call: Call, fuses: frozenset[Activation]) -> str:
     allowed = fuses & ADDING_FUSES if call.adds else fuses
     behind = " behind an addition" if call.adds else ""
     fused = "" if call.activation in allowed else f"oneDNN fuses no {call.activation} here{behind}"
-    codes = "an addition has a result in floats" if call.adds and call.result == torch.uint8 else ""
     return refusals.first(
         refusals.device(call, "cpu"),
         refusals.symmetric_weight(call.scheme.weight),
         refusals.byte_activation(call.scheme.activation, Tensor),
         refusals.result(call, *_RESULTS),
         fused,
-        codes,
+        _sum_refusal(call),
     )
+
+
+def _sum_refusal(call: Call) -> str:
+    if not call.adds or (call.added is Added.CODES) == call.gives_codes:
+        coded = call.added is Added.CODES and call.sort is Sort.LINEAR
+        images = call.sort is Sort.LINEAR or len(call.shape) == _OF_IMAGES
+        flat = "" if images or not call.adds else "what is added to is a convolution over 2 axes"
+        return "codes are added to the results of convolutions only" if coded else flat
+    return "what is added is of the result's type: codes to codes, floats to floats"

@@ -16,17 +16,20 @@ from fewbits.models.torch_ops.operation import Activation
 from fewbits.models.torch_ops.operators import define
 from fewbits.models.torch_ops.packed import Packing
 
-_POST: Final[Mapping[str, tuple[str, str]]] = {
-    Activation.NONE: ("none", ""),
-    Activation.RELU: ("relu", ""),
-    Activation.GELU: ("gelu", "none"),
-    Activation.GELU_TANH: ("gelu", "tanh"),
-    Activation.SILU: ("swish", ""),
-    Activation.HARDSWISH: ("hardswish", ""),
+_POST: Final[Mapping[str, tuple[str, list[float], str]]] = {
+    Activation.NONE: ("none", [], ""),
+    Activation.RELU: ("relu", [], ""),
+    Activation.GELU: ("gelu", [], "none"),
+    Activation.GELU_TANH: ("gelu", [], "tanh"),
+    Activation.SILU: ("swish", [], ""),
+    Activation.HARDSWISH: ("hardswish", [], ""),
+    Activation.RELU6: ("hardtanh", [0.0, 6.0], ""),
 }
-"""Activation → oneDNN's name and algorithm."""
-LINEAR_FUSES: Final = frozenset(Activation)
-CONV_FUSES: Final = frozenset({Activation.NONE, Activation.RELU, Activation.SILU, Activation.HARDSWISH})
+"""Activation → oneDNN's name, its numbers and its algorithm."""
+LINEAR_FUSES: Final = frozenset(Activation) - {Activation.RELU6}
+CONV_FUSES: Final = frozenset(
+    {Activation.NONE, Activation.RELU, Activation.SILU, Activation.HARDSWISH, Activation.RELU6}
+)
 ADDING_FUSES: Final = frozenset({Activation.NONE, Activation.RELU})
 """What may follow an addition."""
 
@@ -54,7 +57,7 @@ _conv_packing = Packing(_packed_conv)
 def _linear(
     x: torch.Tensor,
     scale: torch.Tensor,
-    zero: torch.Tensor,
+    zero: torch.Tensor | None,
     weight: torch.Tensor,
     weight_scale: torch.Tensor,
     bias: torch.Tensor | None,
@@ -66,17 +69,15 @@ def _linear(
 ) -> torch.Tensor:
     packed, zeros = _linear_packing(weight)
     shape = (*x.shape[:-1], weight.shape[0])
-    post, algorithm = _POST[activation]
+    post = _POST[activation]
     ends = (_number(out_scale, 1.0), int(_number(out_zero, 0)))
-    head = (x.reshape(-1, x.shape[-1]), float(scale.item()), int(zero.item()), packed, weight_scale, zeros)
+    head = (x.reshape(-1, x.shape[-1]), float(scale.item()), int(_number(zero, 0)), packed, weight_scale, zeros)
     if other is None:
-        made = torch.ops.onednn.qlinear_pointwise.default(*head, bias, *ends, result, post, [], algorithm)
+        made = torch.ops.onednn.qlinear_pointwise.default(*head, bias, *ends, result, *post)
     else:
         _check_other(other, shape)
         rows = other.reshape(-1, shape[-1])
-        made = torch.ops.onednn.qlinear_pointwise.binary(
-            *head, rows, bias, *ends, result, 1.0, 0, "add", 1.0, post, [], algorithm
-        )
+        made = torch.ops.onednn.qlinear_pointwise.binary(*head, rows, bias, *ends, result, 1.0, 0, "add", 1.0, *post)
     found: torch.Tensor = made.reshape(shape)
     return found
 
@@ -84,7 +85,7 @@ def _linear(
 def _conv(
     x: torch.Tensor,
     scale: torch.Tensor,
-    zero: torch.Tensor,
+    zero: torch.Tensor | None,
     weight: torch.Tensor,
     weight_scale: torch.Tensor,
     bias: torch.Tensor | None,
@@ -93,25 +94,28 @@ def _conv(
     result: torch.dtype,
     out_scale: torch.Tensor | None,
     out_zero: torch.Tensor | None,
+    other_scale: torch.Tensor | None,
+    other_zero: torch.Tensor | None,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
 ) -> torch.Tensor:
     packed, zeros = _conv_packing(weight, tuple(stride), tuple(padding), tuple(dilation), groups)
-    post, algorithm = _POST[activation]
+    post = _POST[activation]
     ends = (_number(out_scale, 1.0), int(_number(out_zero, 0)))
-    head = (x, float(scale.item()), int(zero.item()), packed, weight_scale, zeros)
+    head = (x, float(scale.item()), int(_number(zero, 0)), packed, weight_scale, zeros)
     how = (list(stride), list(padding), list(dilation), groups)
     if other is None:
-        made = torch.ops.onednn.qconv_pointwise.default(*head, bias, *how, *ends, result, post, [], algorithm)
+        made = torch.ops.onednn.qconv_pointwise.default(*head, bias, *how, *ends, result, *post)
     else:
         shape = _conv_shape(x, weight, stride, padding, dilation)
         _check_other(other, shape)
         # oneDNN accumulates in place, and what is added may be read by others, too.
         sums = torch.empty_strided(shape, channels_last(shape), dtype=result).copy_(other)
+        sum_ends = (_number(other_scale, 1.0), int(_number(other_zero, 0)))
         made = torch.ops.onednn.qconv2d_pointwise.binary(
-            *head, sums, bias, *how, *ends, result, 1.0, 0, "sum", 1.0, post, [], algorithm
+            *head, sums, bias, *how, *ends, result, *sum_ends, "sum", 1.0, *post
         )
     found: torch.Tensor = made
     strides = channels_last(tuple(found.shape))
@@ -127,7 +131,7 @@ def _meta_linear(x: torch.Tensor, *rest: object) -> torch.Tensor:
 
 
 def _meta_conv(x: torch.Tensor, *rest: object) -> torch.Tensor:
-    weight, result, stride, padding, dilation = rest[2], rest[7], rest[10], rest[11], rest[12]
+    weight, result, stride, padding, dilation = rest[2], rest[7], rest[12], rest[13], rest[14]
     assert isinstance(weight, torch.Tensor) and isinstance(result, torch.dtype)
     assert isinstance(stride, Sequence) and isinstance(padding, Sequence) and isinstance(dilation, Sequence)
     shape = _conv_shape(x, weight, stride, padding, dilation)
@@ -135,19 +139,23 @@ def _meta_conv(x: torch.Tensor, *rest: object) -> torch.Tensor:
 
 
 _OPERANDS: Final = (
-    "Tensor x, Tensor scale, Tensor zero, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? other, "
+    "Tensor x, Tensor scale, Tensor? zero, Tensor weight, Tensor weight_scale, Tensor? bias, Tensor? other, "
     "str activation, ScalarType result, Tensor? out_scale, Tensor? out_zero"
 )
 define(f"int8_linear({_OPERANDS}) -> Tensor", _meta_linear, cpu=_linear)
 define(
-    f"int8_conv({_OPERANDS}, int[] stride, int[] padding, int[] dilation, int groups) -> Tensor", _meta_conv, cpu=_conv
+    f"int8_conv({_OPERANDS}, Tensor? other_scale, Tensor? other_zero, int[] stride, int[] padding, int[] dilation, "
+    "int groups) -> Tensor",
+    _meta_conv,
+    cpu=_conv,
 )
 
 int8_linear = torch.ops.fewbits.int8_linear.default
 """Codes `x` (u8 or s8) times the codes `weight` (s8, (columns, depth)): ``acc * (s_x * s_w) + bias``, plus `other`,
 `activation` of that, as `result`; codes by `out_scale` and `out_zero` if `result` is uint8."""
 int8_conv = torch.ops.fewbits.int8_conv.default
-"""The same for a convolution of 1 to 3 spatial axes of codes `x` (u8). The result is channels-last."""
+"""The same for a convolution of 1 to 3 spatial axes of codes `x` (u8); `other` is of the result's type, codes by
+`other_scale` and `other_zero` if that is uint8. Without `zero`, that of `x` is 0. The result is channels-last."""
 
 
 def channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:

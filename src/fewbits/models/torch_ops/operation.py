@@ -38,6 +38,16 @@ class Activation(StrEnum):
     GELU_TANH = "gelu_tanh"
     SILU = "silu"
     HARDSWISH = "hardswish"
+    RELU6 = "relu6"
+
+
+class Added(StrEnum):
+    """What may be added to a product, before the activation: another tensor of the result's shape."""
+
+    NOTHING = "nothing"
+    FLOATS = "floats"
+    CODES = "codes"
+    """Unsigned codes of 8 bits with a range of their own; the result is codes, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +108,7 @@ class Call:
 
     `shape` is that of the weight, ``()`` for a MATMUL. `result` is the type of what the module gives; `torch.uint8`
     means codes, of the range that the module is given for its output. `activation` is fused behind, after another
-    tensor of the result's shape is added if the call `adds` one.
+    tensor of the result's shape is added if there is one.
     """
 
     sort: Sort
@@ -108,7 +118,7 @@ class Call:
     convolution: Convolution | None = None
     result: torch.dtype = torch.float32
     activation: Activation = Activation.NONE
-    adds: bool = False
+    added: Added = Added.NOTHING
 
     def __post_init__(self) -> None:
         if (self.convolution is None) == (self.sort is Sort.CONVOLUTION):
@@ -118,6 +128,16 @@ class Call:
             axes = len(self.convolution.stride) + 2
         if len(self.shape) != axes:
             raise ModelError(f"the weight of a {self.sort} has {axes} axes, not shape {self.shape}")
+
+    @property
+    def adds(self) -> bool:
+        """Whether another tensor is added."""
+        return self.added is not Added.NOTHING
+
+    @property
+    def gives_codes(self) -> bool:
+        """Whether the result is codes."""
+        return self.result == torch.uint8
 
     @property
     def channels(self) -> int:
