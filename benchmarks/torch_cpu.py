@@ -1,6 +1,7 @@
 """PyTorch modules on the CPU: MiniLM, ResNet-50 and MobileNetV2, call by call, in bf16, int8 and weights alone.
 
-Every form is one plan: all groups that can be in bf16, or all products in one int8 scheme with the rest in fp32. The
+Every form is one plan: all groups that can be in bf16, or all products in one int8 scheme with the rest in fp32; with
+ranges, the sums behind convolutions are in int8, too. The
 original is PyTorch's own float32, eager. Latency is compared as everywhere (one process per candidate, rotating
 blocks, paired ratios with an interval); error is that of the output on held-out inputs, for MiniLM also the agreement
 of the nearest neighbours over 2,100 sentences; size that of the stored file.
@@ -26,6 +27,7 @@ from fewbits.benchmark import Candidate, compare
 from fewbits.data.batches import Arrays, Batch
 from fewbits.eligibility import module_obstacle
 from fewbits.formats.scheme import BF16, INT8_DYNAMIC, INT8_STATIC, INT8_WEIGHT, Scheme
+from fewbits.graph import Kind
 from fewbits.grouping import group
 from fewbits.measurement import Comparison
 from fewbits.models.pytorch.model import TorchModel
@@ -118,7 +120,7 @@ def made(name: str, folder: Path) -> tuple[list[Candidate], list[Row], Arrays]:
         chosen = {
             made.name: Choice(str(scheme), "benchmark")
             for made in group(model.graph)
-            if (made.weight or scheme.is_cast) and not module_obstacle(model.graph, made, scheme)
+            if (made.weight or scheme.is_cast or made.kind is Kind.ADD) and not module_obstacle(model.graph, made, scheme)
         }
         artifact = model.converted(Plan(model.sha256, chosen, ranges if scheme.is_static else {}, target=target.name))
         (folder / form).write_bytes(artifact.content)
@@ -137,8 +139,9 @@ def named(outputs: Arrays) -> Arrays:
 
 
 def calibrated(model: TorchModel, inputs: Arrays) -> dict[str, tuple[float, float]]:
-    """The least and the largest value of everything that a product reads."""
-    operands = sorted({name for made in group(model.graph) if made.is_product for name in made.operands})
+    """The least and the largest value of everything that a product or a sum reads."""
+    read = [made for made in group(model.graph) if made.is_product or made.kind is Kind.ADD]
+    operands = sorted({name for made in read for name in made.operands})
     (values,) = model.observe([Batch(inputs)], operands)
     return {name: (min(0.0, float(array.min())), max(0.0, float(array.max()))) for name, array in values.items()}
 

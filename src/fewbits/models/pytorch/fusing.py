@@ -52,8 +52,8 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """How a product computes in the end: `call`, its `tail`, the range of `other` and that of the result where they are
-    codes."""
+    """How a product computes in the end: `call`, its `tail`, the range of `other` (what is added) and that of the
+    `result`, where they are codes."""
 
     call: Call
     tail: Tail
@@ -80,9 +80,8 @@ def fuse(products: Mapping[fx.Node, Product], joints: Joints, types: Types) -> F
     ranges = {end: _wanted(end, products, joints) for end in ends}
     giving = {end: only for end, found in ranges.items() if (only := _only(found)) is not None}
     while True:
-        coded = {value: given for end, given in giving.items() for value in _moved(end)}
         fused = {
-            node: _fused(product, tails[node], joints, coded, giving.get(_end(node, tails[node])))
+            node: _fused(product, tails[node], joints, giving.get(_end(node, tails[node])))
             for node, product in products.items()
         }
         refused = [
@@ -91,16 +90,16 @@ def fuse(products: Mapping[fx.Node, Product], joints: Joints, types: Types) -> F
             if not fused[ends[end]].call.gives_codes or products[ends[end]].way.supported(fused[ends[end]].call)
         ]
         if not refused:
-            return Fusing(fused, coded)
+            return Fusing(fused, {value: given for end, given in giving.items() for value in _moved(end)})
         for end in refused:
             del giving[end]
 
 
-def _fused(product: Product, tail: Tail, joints: Joints, coded: Mapping[fx.Node, Range], given: Range | None) -> Fused:
+def _fused(product: Product, tail: Tail, joints: Joints, given: Range | None) -> Fused:
     call, other = replace(product.call, activation=tail.activation), None
     if tail.other is not None:
-        in_codes = given is not None and tail.nodes[0] in joints and tail.other in coded
-        other = coded[tail.other] if in_codes else None
+        in_codes = given is not None and tail.nodes[0] in joints
+        other = joints[tail.nodes[0]][tail.other] if in_codes else None
         call = replace(call, added=Added.CODES if in_codes else Added.FLOATS)
         given = given if in_codes else None
     return Fused(call if given is None else replace(call, result=torch.uint8), tail, other, given)

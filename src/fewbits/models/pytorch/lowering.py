@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from fewbits.codes import Codes
 from fewbits.errors import PlanError, SchemeError
+from fewbits.formats.integer import UINT8, IntFormat
 from fewbits.formats.scheme import Scheme, integer
 from fewbits.grouping import Group
 from fewbits.models.pytorch.anchors import activations, convolution, sort_of, weight_and_bias
@@ -139,11 +140,13 @@ class _Lowering:
             raise _refused(group, scheme, str(error)) from error
         operands = activations(anchor, group)
         if scheme.is_static and type(module) in _ON_CODES:
-            reads = [self._codes_of(operands[0], group)]
+            reads = [self._codes_of(operands[0], group.operands[0], ranges[0], integer(scheme.activation))]
         else:
             reads = [self.made[one] for one in operands]
-        if tail.other is not None:
-            reads.append(self.made[tail.other] if fused.other is not None else self._floats(tail.other))
+        if tail.other is not None and fused.other is not None:
+            reads.append(self._codes_of(tail.other, self.tensors[tail.other], fused.other, UINT8))
+        elif tail.other is not None:
+            reads.append(self._floats(tail.other))
         path = self._add(group.name, module)
         call = self.graph.create_node("call_module", path, tuple(reads))
         call.meta = dict((tail.nodes or (anchor,))[-1].meta)
@@ -152,12 +155,10 @@ class _Lowering:
         self.found[call], self.names[call] = module, group.name
         return call
 
-    def _codes_of(self, operand: fx.Node, group: Group) -> fx.Node:
-        """`operand` as the codes that `group` reads: made once for all that read the same."""
+    def _codes_of(self, operand: fx.Node, name: str, values: Range, element: IntFormat) -> fx.Node:
+        """`operand`, the tensor `name`, as codes of `element`: made once for all that read the same."""
         if operand in self.fusing.coded:
             return self.made[operand]
-        scheme, name = self.wanted.plan.scheme(group.name), group.operands[0]
-        element, values = integer(scheme.activation), _range(self.wanted.plan, name)
         key = (operand, (element, values))
         if key not in self.converted:
             self.converted[key] = self._insert(operand, name, ENCODES, Encode(values, element))
