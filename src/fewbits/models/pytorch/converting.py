@@ -22,6 +22,7 @@ from fewbits.models.pytorch.folding import Folded, fold
 from fewbits.models.pytorch.graph import Described
 from fewbits.models.pytorch.lowering import lower
 from fewbits.models.pytorch.program import Program, holder
+from fewbits.models.pytorch.smoothing import smooth
 from fewbits.models.torch_ops.module import LowPrecision
 from fewbits.plan import Plan
 
@@ -44,9 +45,10 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
     every = group(graph)
     folded = fold(program, [described.calls[name] for name, made in low.items() if _holds_norm(graph, made)])
     coded = [made for name, made in low.items() if _is_module(schemes[name])]
-    small = _between_casts(folded, described, coded, schemes)
-    lowered = lower(folded.program, described, folded.made, coded, plan, codes, small)
-    made = {old: lowered.made[new] for old, new in folded.made.items() if new in lowered.made}
+    smoothed = smooth(folded, described, coded, schemes, plan)
+    small = _between_casts(smoothed.folded, described, coded, schemes)
+    lowered = lower(smoothed.folded.program, described, smoothed.folded.made, coded, plan, codes, small)
+    made = {old: lowered.made[new] for old, new in smoothed.folded.made.items() if new in lowered.made}
     missing = sorted(set(plan.kept) - set(described.calls))
     if missing:
         raise PlanError(f"the plan keeps nodes in fp32 that the model does not have: {', '.join(missing[:5])}")
@@ -57,7 +59,7 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
     found = cast(lowered.program, spread(lowered.program, decided, endless), endless, wide_weights=plan.wide_weights)
     found.graph.lint()
     modules = {str(node.target): module for node, module in lowered.modules.items()}
-    known = _stands(described, made)
+    known = {**_stands(described, made), **{lowered.made[node]: name for node, name in smoothed.divisions.items()}}
     stands = {found.made[node]: name for node, name in known.items() if node in found.made}
     stands |= {node: f"{known.get(of, of.name)}.{what}" for (of, what), node in found.casts.items()}
     kernels = {found.made[node]: module for node, module in lowered.modules.items()}

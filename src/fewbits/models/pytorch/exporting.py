@@ -25,6 +25,7 @@ from fewbits.models.pytorch.call_form import (
     without_leaves,
 )
 from fewbits.models.pytorch.constants import folded
+from fewbits.models.pytorch.copies import without_copies
 from fewbits.models.pytorch.given import check, check_program, in_evaluation, plain_state, unwrapped
 from fewbits.models.pytorch.program import Program, holder
 from fewbits.models.pytorch.untraceable import reason
@@ -241,7 +242,7 @@ def _program(
         outputs=outputs if form is None else closed_dataclasses(outputs, form),
         constants=constants,
     )
-    return folded(Program(flat, call))
+    return folded(without_copies(Program(flat, call)))
 
 
 def _numbered_arguments(example: Arguments) -> Mapping[str, object]:

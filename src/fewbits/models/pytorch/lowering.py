@@ -12,14 +12,15 @@ from fewbits.codes import Codes
 from fewbits.errors import PlanError, SchemeError
 from fewbits.formats.scheme import Scheme
 from fewbits.graph import Kind
-from fewbits.grouping import Group
+from fewbits.grouping import LAYERS, Group
+from fewbits.models.pytorch.biases import corrected
 from fewbits.models.pytorch.graph import Described
 from fewbits.models.pytorch.kinds import operator
 from fewbits.models.pytorch.program import Program, holder, tensors_in, weight_of
 from fewbits.models.torch_ops.module import GivenCodes, LowPrecision
 from fewbits.models.torch_ops.operation import Activation, Call, Convolution, Range, Sort
 from fewbits.models.torch_ops.writing import choose, write
-from fewbits.plan import Plan
+from fewbits.plan import Plan, smoothed
 
 _FUSED = {"relu": Activation.RELU}
 
@@ -112,9 +113,14 @@ def _module(
     )
     plain = Call(sort, scheme, shape, device, conv)
     call = next((one for one in wishes if not isinstance(choose(one), str)), plain)
-    ranges = [_range(plan, name) for name in group.operands] if scheme.is_static else []
+    ranges = [_range(plan, _read(name, scheme)) for name in group.operands] if scheme.is_static else []
+    given = _codes(plan, group, scheme, codes)
+    read = _read(group.operands[0], scheme)
+    if scheme.is_static and weight is not None and group.kind in LAYERS and read in plan.means:
+        parts = 1 if conv is None else conv.groups
+        bias = corrected(weight, bias, scheme, given, means=plan.means[read], tensor=read, groups=parts)
     try:
-        return write(call, weight, bias, ranges, _codes(plan, group, scheme, codes))
+        return write(call, weight, bias, ranges, given)
     except SchemeError as error:
         raise PlanError(f"the plan has {group.name} in {scheme}, but {error}") from error
 
@@ -194,6 +200,11 @@ def _numbers(value: object) -> int | tuple[int, ...]:
         return value
     assert isinstance(value, list | tuple)
     return tuple(one for one in value if isinstance(one, int))
+
+
+def _read(tensor: str, scheme: Scheme) -> str:
+    """What a group in `scheme` reads of `tensor`: that, or what smoothing leaves of it."""
+    return smoothed(tensor) if scheme.smoothed else tensor
 
 
 def _range(plan: Plan, tensor: str) -> Range:
