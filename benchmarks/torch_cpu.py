@@ -120,7 +120,8 @@ def made(name: str, folder: Path) -> tuple[list[Candidate], list[Row], Arrays]:
         chosen = {
             made.name: Choice(str(scheme), "benchmark")
             for made in group(model.graph)
-            if (made.weight or scheme.is_cast or made.kind is Kind.ADD) and not module_obstacle(model.graph, made, scheme)
+            if (made.weight or scheme.is_cast or made.kind is Kind.ADD)
+            and not module_obstacle(model.graph, made, scheme)
         }
         artifact = model.converted(Plan(model.sha256, chosen, ranges if scheme.is_static else {}, target=target.name))
         (folder / form).write_bytes(artifact.content)

@@ -50,7 +50,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "space": {"formats", "grouping"},
     "placement": {"formats", "graph", "grouping"},
     "plan": {"formats"},
-    "transfer": {"formats", "graph", "grouping", "placement", "plan"},
+    "transfer": {"formats", "graph", "grouping", "placement", "plan", "rescaling"},
     "smoothing": set(),
     "masking": {"graph"},
     "saturation": set(),

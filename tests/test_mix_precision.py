@@ -107,6 +107,34 @@ def test_groups_return_to_float_until_the_score_holds() -> None:
     assert "eval_func" in found.report and error(expected, found(x)) < 0.01
 
 
+class Stream(nn.Module):
+    """A residual stream with a branch that hardly weighs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*(nn.Linear(16, 16) for _ in range(6)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1e-3 * self.branch(x)
+
+
+def test_groups_return_by_what_they_do_to_the_outputs() -> None:
+    """The sum rounds the stream, whatever the layers of the branch lose: it alone has to go back."""
+    torch.manual_seed(0)
+    model, x = Stream(), torch.randn(64, 16)
+    expected = in_fp32(model, x)
+
+    def evaluate(given: nn.Module) -> float:
+        with torch.no_grad():
+            return -error(expected, given(x))
+
+    conf = MixedPrecisionConfig(max_loss=1e-4)
+    found = mix_precision.fit(model, config=conf, eval_func=evaluate, eval_dataloader=[{"x": x}])
+    assert isinstance(found, Converted)
+    assert {name for name, scheme in found.schemes.items() if scheme == "fp32"} == {"add"}
+    assert error(expected, found(x)) < 1e-4
+
+
 def test_a_metric_by_name_is_scored_on_the_loader() -> None:
     torch.manual_seed(0)
     x, labels = torch.randn(32, 3, 8, 8), torch.randint(0, 10, (32,))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fewbits.eligibility import obstacle
@@ -14,14 +16,14 @@ from fewbits.transfer import Carried, Correspondence, Side, carry, correspond
 INT8 = str(INT8_STATIC)
 
 
-def chain(names: tuple[str, ...], kind: Kind = Kind.MATMUL, prefix: str = "") -> Graph:
+def chain(names: tuple[str, ...], kind: Kind = Kind.MATMUL, prefix: str = "", width: int = 4) -> Graph:
     """Products in a row: ``x`` → ``<prefix><name>`` for each of `names`."""
-    tensors = {f"{prefix}x": Tensor(f"{prefix}x", "float32", (3, 4))}
+    tensors = {f"{prefix}x": Tensor(f"{prefix}x", "float32", (3, width))}
     nodes, last = [], f"{prefix}x"
     for name in names:
         node, weight = f"{prefix}{name}", f"{prefix}{name}.weight"
-        tensors[weight] = Tensor(weight, "float32", (4, 4), constant=True)
-        tensors[f"{node}.out"] = Tensor(f"{node}.out", "float32", (3, 4))
+        tensors[weight] = Tensor(weight, "float32", (width, width), constant=True)
+        tensors[f"{node}.out"] = Tensor(f"{node}.out", "float32", (3, width))
         nodes.append(Node(node, kind, str(kind), (last, weight), (f"{node}.out",)))
         last = f"{node}.out"
     return Graph(tuple(nodes), tensors, (f"{prefix}x",), (last,))
@@ -34,8 +36,8 @@ SAME = correspond(HERE, THERE, CALLS, VALUES)
 RANGES = {"x": (0.0, 1.0), "a.out": (-1.0, 2.0), "b.out": (0.0, 3.0)}
 
 
-def carried(plan: Plan, same: Correspondence = SAME, **options: bool) -> Carried:
-    return carry(plan, Side(THERE, "there", obstacle, **options), same, "openvino:cpu")
+def carried(plan: Plan, same: Correspondence = SAME, there: Graph = THERE) -> Carried:
+    return carry(plan, Side(there, "there", obstacle), same, "openvino:cpu")
 
 
 def test_everything_goes_along_under_its_other_name() -> None:
@@ -86,6 +88,32 @@ def test_only_what_is_read_needs_a_range_where_products_give_floats() -> None:
     assert carry(plan, Side(there, "there", anything, gives_floats=True), same).plan.low == {"o.a"}
 
 
+def test_factors_of_weights_alone_go_with_their_tensor() -> None:
+    scheme = "w:int4r/g32@0 smoothed"
+    plan = Plan("here", {"b": Choice(scheme, "small")}, {}, scaling={"a.out": "1 2"})
+    here, there = chain(("a", "b"), width=32), chain(("a", "b"), prefix="o.", width=32)
+    found = carried(plan, correspond(here, there, CALLS, VALUES), there)
+    assert not found.left
+    assert found.plan.scaling == {"o.a.out": "1 2"}
+    assert str(found.plan.scheme("o.b")) == scheme
+    # Factors of the other sort are none for it.
+    lost = carried(replace(plan, scaling={}, smoothing=plan.scaling), correspond(here, there, CALLS, VALUES), there)
+    assert lost.plan.scheme("o.b") == FP32
+
+
+def test_nodes_that_are_kept_are_listed() -> None:
+    found = carried(Plan("here", {"a": Choice("bf16", "fast")}, {}, kept=("norm",)))
+    assert not found.plan.kept
+    assert [(left.what, left.name) for left in found.left] == [("float32", "norm")]
+
+
+def branched() -> Graph:
+    """`THERE` with somebody else who reads what the first product gives."""
+    more = Node("o.sum", Kind.OTHER, "ReduceSum", ("o.a.out",), ("o.sum.out",))
+    tensors = {**THERE.tensors, "o.sum.out": Tensor("o.sum.out", "float32", (3,))}
+    return Graph((*THERE.nodes, more), tensors, THERE.inputs, (*THERE.outputs, "o.sum.out"))
+
+
 def test_without_scaled_channels_their_ranges_are_of_nothing() -> None:
     plan = Plan(
         "here",
@@ -96,7 +124,7 @@ def test_without_scaled_channels_their_ranges_are_of_nothing() -> None:
     )
     assert carried(plan).plan.equalised == {"o.a.out": "1 2"}
     assert carried(plan).plan.codes
-    found = carried(plan, scales=False)
+    found = carried(plan, there=branched())
     assert not found.plan.equalised and "o.a.out" not in found.plan.ranges
     assert found.plan.low == {"o.a"}
     assert {(left.what, left.name) for left in found.left} == {
@@ -117,11 +145,12 @@ def test_places_name_tensors_that_have_no_name_of_their_own() -> None:
     assert ("a.out", "o.a.out") not in crossed.tensors
 
 
-def test_a_tensor_that_stands_twice_has_both_ranges_and_is_divided_once() -> None:
-    same = Correspondence(SAME.groups, (*SAME.tensors, ("x", "o.copy")))
-    found = carried(Plan("here", {}, {"x": (0.0, 1.0)}, equalised={"x": "1 2"}), same)
-    assert found.plan.ranges == {"o.x": (0.0, 1.0), "o.copy": (0.0, 1.0)}
-    assert found.plan.equalised == {"o.x": "1 2"}
+def test_a_tensor_that_stands_twice_has_both_ranges_and_is_divided_where_it_can_be() -> None:
+    same = Correspondence(SAME.groups, (("a.out", "o.copy"), *SAME.tensors))
+    found = carried(Plan("here", {}, {"a.out": (0.0, 1.0)}, equalised={"a.out": "1 2"}), same)
+    assert not found.left
+    assert found.plan.ranges == {"o.a.out": (0.0, 1.0), "o.copy": (0.0, 1.0)}
+    assert found.plan.equalised == {"o.a.out": "1 2"}
 
 
 @pytest.mark.parametrize("turns", [2, 4])
@@ -130,10 +159,3 @@ def test_turned_twice_is_the_same(turns: int) -> None:
     for _ in range(turns):
         found = found.turned
     assert found == SAME
-
-
-def test_corrected_biases_are_listed_where_there_are_none() -> None:
-    plan = Plan("here", {"a": Choice(INT8, "fast")}, RANGES, means={"x": "1 2"})
-    assert carried(plan).plan.means
-    found = carried(plan, corrects=False)
-    assert not found.plan.means and ("means", "x") in {(left.what, left.name) for left in found.left}

@@ -13,7 +13,7 @@ from fewbits.targets.protocol import Executed
 # What conversion puts before a reader of "tensor" has the name of the tensor and one of these behind a dot;
 # everything else that it adds has the name of the node or tensor that it belongs to, and something behind a dot.
 _BEFORE_READER = re.compile(
-    r"(smoothed\.)?(rows\.)?((u?int[0-9]+r?|b?float16)\.(de)?quantize(\.channels)?|to_rows)|smooth(ed)?"
+    r"(smoothed\.)?(rows\.)?((u?int[0-9]+r?|b?float16)\.(de)?quantize(\.channels)?|to_rows)|smooth(ed)?|scaled"
 )
 
 

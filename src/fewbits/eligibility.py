@@ -26,15 +26,12 @@ _OF_DATA: Final = (0, 4, 5, 6)
 
 def module_obstacle(graph: Graph, group: Group, scheme: Scheme) -> str:
     """Why `group` of a PyTorch module cannot be written in `scheme`; "" if it can. Tables are held in small floats,
-    too, in which their rows then come out; products on codes give floats; tf32 is a way to multiply; nothing is
-    smoothed."""
+    too, in which their rows then come out; products on codes give floats; tf32 is a way to multiply."""
     if group.kind is Kind.GATHER and scheme.is_cast:
         return "" if scheme != TF32 else "rows are looked up, not multiplied"
     if scheme == TF32:
         multiplies = group.is_product and group.kind not in (Kind.ATTENTION, Kind.CONV_TRANSPOSE)
         return _cast(graph, group) if multiplies else "only products are computed in tf32"
-    if scheme.smoothed:
-        return "what a module reads is not smoothed"
     if not scheme.is_fp32 and not scheme.is_cast and not (group.is_product or group.kind is Kind.GATHER):
         if group.kind is not Kind.ADD or scheme != INT8_STATIC:
             return "joints are computed in floats only, but for sums in int8 with ranges"

@@ -16,14 +16,15 @@ from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group, group
 from fewbits.placement import place
 from fewbits.plan import Choice, Plan, smoothed
+from fewbits.rescaling import junctions
 
 Value = TypeVar("Value")
 
 _SUFFIX = smoothed("")
 _NO_GROUP = "no group there computes this"
 _NO_TENSOR = "no tensor there holds these values"
-_NOT_CORRECTED = "biases are not corrected there"
-_NOT_SCALED = "channels between products are not scaled there"
+_NOT_SCALED = "it does not stand between products there, so its channels cannot be scaled"
+_NOT_KEPT = "which node there is this one, outside of groups, is not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Correspondence:
 @dataclass(frozen=True, slots=True)
 class Left:
     """Something of a plan that the other representation cannot have: what it is (``scheme``, ``range``, ``codes``,
-    ``factors``, ``means``), of which group or tensor, and why."""
+    ``factors``, ``means``, ``float32``), of which group, tensor or node, and why."""
 
     what: str
     name: str
@@ -64,15 +65,12 @@ class Carried:
 @dataclass(frozen=True, slots=True)
 class Side:
     """The representation that a plan is carried to. `obstacle` says why a group cannot have a scheme there, "" if it
-    can. `gives_floats`: a product on codes gives floats, so that only what it reads needs a range; `scales`: channels
-    between products can be divided (`Plan.equalised`); `corrects`: biases can be corrected (`Plan.means`)."""
+    can. `gives_floats`: a product on codes gives floats, so that only what it reads needs a range."""
 
     graph: Graph
     sha256: str
     obstacle: Callable[[Graph, Group, Scheme], str]
     gives_floats: bool = False
-    scales: bool = True
-    corrects: bool = True
 
 
 def correspond(first: Graph, second: Graph, calls: Mapping[str, str], values: Mapping[str, str]) -> Correspondence:
@@ -102,23 +100,17 @@ def correspond(first: Graph, second: Graph, calls: Mapping[str, str], values: Ma
 def carry(plan: Plan, side: Side, same: Correspondence, target: str = "") -> Carried:
     """`plan`, found on the first graph of `same`, for the second, which is that of `side`; `target` is the runtime that
     it is written for. What has no counterpart is listed: groups stay in fp32 then."""
-    left: list[Left] = []
+    left = [Left("float32", name, _NOT_KEPT) for name in plan.kept]
     tensors = _all(same.tensors)
-    if not side.scales:
-        left += [Left("factors", name, _NOT_SCALED) for name in plan.equalised]
-    lost = frozenset[str]() if side.scales else frozenset(plan.equalised)
+    groups = {made.name: made for made in group(side.graph)}
+    equalised, lost = _equalised(plan, side.graph, tuple(groups.values()), tensors, left)
     # Ranges, factors and means are of what scaling the channels leaves: without it they are of nothing.
     ranges = _carried(plan.ranges, tensors, lost, "range", left)
     smoothing = _carried(plan.smoothing, tensors, lost, "factors", left)
-    if not side.corrects:
-        left += [Left("means", name, _NOT_CORRECTED) for name in plan.means]
-    means = _carried(plan.means, tensors, lost, "means", left) if side.corrects else {}
-    # Divided once: of several tensors that are the same, the one known by name.
-    first = {name: others[:1] for name, others in tensors.items()}
-    equalised = _carried(plan.equalised, first, frozenset(), "factors", left) if side.scales else {}
+    scaling = _carried(plan.scaling, tensors, lost, "factors", left)
+    means = _carried(plan.means, tensors, lost, "means", left)
     wanted = _wanted(plan, same, left)
-    groups = {made.name: made for made in group(side.graph)}
-    choices = {name: _possible(side, groups[name], choice, smoothing, left) for name, choice in wanted.items()}
+    choices = {name: _possible(side, groups[name], choice, smoothing, scaling, left) for name, choice in wanted.items()}
     choices = _with_ranges(side, groups, choices, ranges, left)
     unscaled = {other for name in lost for other in tensors.get(name, ())}
     # Weights beside such a tensor would be scaled, too, so codes that were found for them are of other weights.
@@ -135,9 +127,11 @@ def carry(plan: Plan, side: Side, same: Correspondence, target: str = "") -> Car
         target=target,
         machine="",
         smoothing=smoothing,
+        scaling=scaling,
         codes=dict(_codes(plan, same, coded, left)),
         equalised=equalised,
         means=means,
+        kept=(),
         notes=(*plan.notes, f"Carried over from the plan for {plan.model_sha256[:12]}."),
     )
     return Carried(carried, tuple(dict.fromkeys(left)))
@@ -171,10 +165,35 @@ def _wanted(plan: Plan, same: Correspondence, left: list[Left]) -> dict[str, Cho
     return found
 
 
-def _possible(side: Side, made: Group, choice: Choice, smoothing: Mapping[str, str], left: list[Left]) -> Choice:
+def _equalised(
+    plan: Plan, graph: Graph, groups: Sequence[Group], tensors: Mapping[str, Sequence[str]], left: list[Left]
+) -> tuple[dict[str, str], frozenset[str]]:
+    """The factors of channels between products under the other names, and the tensors that cannot have theirs. Of
+    several tensors that are the same, one is divided."""
+    between = {one.tensor for one in junctions(graph, groups)} if plan.equalised else frozenset[str]()
+    found, lost = dict[str, str](), set[str]()
+    for name, factors in plan.equalised.items():
+        other = next((other for other in tensors.get(name, ()) if other in between), "")
+        if other:
+            found[other] = factors
+        else:
+            lost.add(name)
+            left.append(Left("factors", name, _NOT_SCALED if name in tensors else _NO_TENSOR))
+    return found, frozenset(lost)
+
+
+def _possible(
+    side: Side,
+    made: Group,
+    choice: Choice,
+    smoothing: Mapping[str, str],
+    scaling: Mapping[str, str],
+    left: list[Left],
+) -> Choice:
     scheme = Scheme.parse(choice.scheme)
     reason = side.obstacle(side.graph, made, scheme)
-    if not reason and scheme.smoothed and made.operands[0] not in smoothing:
+    factors = smoothing if scheme.is_static else scaling
+    if not reason and scheme.smoothed and made.operands[0] not in factors:
         reason = f"the factors of {made.operands[0]} are not known there"
     if not reason:
         return choice

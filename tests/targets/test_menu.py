@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from builders import CASES
@@ -29,6 +31,7 @@ from fewbits.formats.scheme import (
 from fewbits.graph import Kind
 from fewbits.grouping import group
 from fewbits.models import open_model
+from fewbits.targets import open_target
 from fewbits.targets.menu import menu
 from fewbits.targets.protocol import Target
 from graphs import Sketch
@@ -87,3 +90,15 @@ def test_static_codes_come_first_and_others_in_the_order_given() -> None:
     (one,) = group(graph)
     assert menu(graph, one, (FP16, INT8_WEIGHT, BF16)).schemes == (FP32, INT8_STATIC, FP16, INT8_WEIGHT, BF16)
     assert menu(graph, one, ()).schemes == (FP32, INT8_STATIC)
+
+
+def test_modules_are_smoothed_where_a_matrix_multiplies() -> None:
+    target = open_target("torch:cpu", 1)
+    schemes = offered(target, linear())
+    awq = tuple(replace(one, smoothed=True) for one in schemes if one in (INT4_BLOCKS, INT4_SHIFTED_BLOCKS))
+    assert {INT8_STATIC, INT8_SMOOTHED, *awq} <= {*schemes} and len(awq) == 2
+    # Of an image, and of two activations, it is not even asked.
+    image = Sketch(("batch", 3, 8, 8))
+    image.add(Kind.CONV, "x", image.constant(4, 3, 3, 3))
+    found = target.menu(image.graph(), group(image.graph())[0])
+    assert not any(one.smoothed for one in (*found.schemes, *(refusal.scheme for refusal in found.refusals)))

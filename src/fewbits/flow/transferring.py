@@ -55,9 +55,7 @@ def plan_for_module(
     `plan_for_onnx` does the other way round. Raises as that."""
     twins = export_onnx(module, data)
     _check(plan, twins.onnx, "ONNX export", force=force)
-    side = Side(
-        twins.module.graph, twins.module.sha256, module_obstacle, gives_floats=True, scales=False, corrects=False
-    )
+    side = Side(twins.module.graph, twins.module.sha256, module_obstacle, gives_floats=True)
     return carry(plan, side, twins.same.turned, target)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -25,12 +25,13 @@ from fewbits.formats.scheme import (
     INT4_LONG_BLOCKS,
     INT4_SHIFTED_BLOCKS,
     INT8_DYNAMIC,
+    INT8_SMOOTHED,
     INT8_STATIC,
     INT8_WEIGHT,
     TF32,
     Scheme,
 )
-from fewbits.graph import Graph
+from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
 from fewbits.machine import Machine
 from fewbits.models.protocol import Artifact
@@ -40,6 +41,7 @@ from fewbits.targets.probe import this_machine, threads_of_stream
 from fewbits.targets.protocol import Executed, Session, usual
 
 _DROPPED_CALLS = 2
+_INT4 = (INT4_BLOCKS, INT4_SHIFTED_BLOCKS, INT4_LONG_BLOCKS)
 _SCHEMES: Mapping[str, Sequence[Scheme]] = {
     "cpu": (
         INT8_STATIC,
@@ -47,9 +49,7 @@ _SCHEMES: Mapping[str, Sequence[Scheme]] = {
         FP16,
         INT8_DYNAMIC,
         INT8_WEIGHT,
-        INT4_BLOCKS,
-        INT4_SHIFTED_BLOCKS,
-        INT4_LONG_BLOCKS,
+        *_INT4,
     ),
     "cuda": (
         BF16,
@@ -63,6 +63,14 @@ _SCHEMES: Mapping[str, Sequence[Scheme]] = {
     ),
 }
 """What is asked of a device; whether it runs, and pays, is measured."""
+_SMOOTHED: Mapping[str, Sequence[Scheme]] = {
+    device: (
+        *[INT8_SMOOTHED] * (INT8_STATIC in schemes),
+        *(replace(one, smoothed=True) for one in schemes if one in _INT4),
+    )
+    for device, schemes in _SCHEMES.items()
+}
+"""The same for products by a matrix, whose activations may be divided by factors before."""
 _PRECISIONS = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
@@ -139,7 +147,9 @@ class Torch:
 
     def menu(self, graph: Graph, group: Group) -> Menu:
         """What can be asked for `group` here."""
-        reasons = {one: module_obstacle(graph, group, one) for one in _SCHEMES[self.device]}
+        by_matrix = bool(group.weight) and group.kind in (Kind.MATMUL, Kind.GEMM)
+        asked = (*_SCHEMES[self.device], *(_SMOOTHED[self.device] if by_matrix else ()))
+        reasons = {one: module_obstacle(graph, group, one) for one in asked}
         return Menu(
             (FP32, *(scheme for scheme, reason in reasons.items() if not reason)),
             tuple(Refusal(scheme, reason) for scheme, reason in reasons.items() if reason),

@@ -11,7 +11,7 @@ from torch import nn
 
 from fewbits.data.batches import Batch
 from fewbits.errors import PlanError
-from fewbits.formats.scheme import BF16, INT4_BLOCKS, INT8_DYNAMIC, INT8_SMOOTHED, INT8_STATIC, INT8_WEIGHT, Scheme
+from fewbits.formats.scheme import BF16, INT4_BLOCKS, INT8_DYNAMIC, INT8_STATIC, INT8_WEIGHT, Scheme
 from fewbits.grouping import group
 from fewbits.models.pytorch.converted import artifact, opened
 from fewbits.models.pytorch.model import TorchModel
@@ -90,10 +90,3 @@ def test_equalised_channels_leave_the_function_as_it_is() -> None:
     (other,) = scaled.observe([Batch({"input": x.numpy()})], ["output"])
     np.testing.assert_allclose(other["output"], plain["output"], rtol=1e-4, atol=1e-5)
     assert scaled.original() == model.original()
-
-
-def test_what_is_smoothed_is_refused_and_not_left_unsmoothed() -> None:
-    model = TorchModel.of(encoder(1, 64), {"src": torch.randn(3, 5, 64)})
-    plan = Plan(model.sha256, {"layers.0.linear1": Choice(str(INT8_SMOOTHED), "")}, {})
-    with pytest.raises(PlanError, match="not smoothed"):
-        model.module(plan)

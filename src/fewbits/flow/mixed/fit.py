@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import accumulate, islice
 from math import isfinite
 
 from fewbits.benchmark import Candidate, compare
@@ -21,7 +21,7 @@ from fewbits.flow.mixed.harm import harms
 from fewbits.flow.mixed.ranges import beyond
 from fewbits.flow.scratch import scratch_file, scratch_folder
 from fewbits.flow.sessions import call_inputs
-from fewbits.formats.scheme import FP32, Scheme
+from fewbits.formats.scheme import FP32
 from fewbits.grouping import group
 from fewbits.measurement import Interval
 from fewbits.mixing.deciding import Decided, decide
@@ -128,7 +128,7 @@ def _searched(mixing: Mixing, decided: Decided, remarks: Sequence[str]) -> Fitte
         raise MetricError(f"{mixing.metric} gives {original} for the original model; check the data")
     budget.scale(original)
     mixing.progress.advance(f"original {original:.6g}")
-    order: list[str] | None = None
+    order: Mapping[str, float] | None = None
     strategy = Descent(mixing.config.max_trials)
     count = len(decided.low)
     ladder = [Rung({}, 1.0, 0.0), *[Rung({}, 1.0 - (place + 1) / count, 0.0) for place in range(count)]]
@@ -141,8 +141,8 @@ def _searched(mixing: Mixing, decided: Decided, remarks: Sequence[str]) -> Fitte
             break
         if step.place and order is None:
             order = _most_harmful_first(mixing, decided)
-            state = strategy.init(_ladder(mixing, decided, order), budget.amount)
-        tried = _reverted(mixing, decided, (order or [])[: step.place])
+            state = strategy.init(_ladder(order), budget.amount)
+        tried = _reverted(mixing, decided, list(order or {})[: step.place])
         scores[step.place] = score(mixing.model.converted(plan_of(mixing.model, mixing.config, tried, _name(mixing))))
         loss = budget.loss(original, scores[step.place], mixing.direction)
         history.append(Trial(step.place, loss, budget.holds(loss)))
@@ -152,29 +152,38 @@ def _searched(mixing: Mixing, decided: Decided, remarks: Sequence[str]) -> Fitte
         nothing = _reverted(mixing, decided, decided.low)
         return _finished(mixing, nothing, remarks, (original, original), len(history))
     best = step.best.place
-    found = _reverted(mixing, decided, (order or [])[:best])
+    found = _reverted(mixing, decided, list(order or {})[:best])
     return _finished(mixing, found, remarks, (original, scores[best]), len(history))
 
 
-def _ladder(mixing: Mixing, decided: Decided, order: Sequence[str]) -> list[Rung]:
-    """Harm left when the first groups of `order` are back in float32; the error is taken to fall evenly."""
-    count = len(order)
-    return [Rung({}, 1.0 - place / count, 0.0) for place in range(count + 1)]
+def _ladder(order: Mapping[str, float]) -> list[Rung]:
+    """The share of the harm that is left when the first groups of `order` are back in float32; errors add up."""
+    known = sum(harm for harm in order.values() if isfinite(harm)) or 1.0
+    left = [*accumulate(harm if isfinite(harm) else known for harm in reversed([*order.values()]))][::-1]
+    return [*(Rung({}, one / left[0], 0.0) for one in left), Rung({}, 0.0, 0.0)]
 
 
-def _most_harmful_first(mixing: Mixing, decided: Decided) -> list[str]:
-    """The groups that are small, by the error that rounding makes in each alone; without data, products first."""
+def _most_harmful_first(mixing: Mixing, decided: Decided) -> Mapping[str, float]:
+    """The groups that are small, with the error that each of them alone makes at the outputs; without data, products
+    first, taken to be alike."""
     groups = [made for made in group(mixing.model.graph) if made.name in decided.low]
+    products_first = dict.fromkeys((made.name for made in sorted(groups, key=lambda made: not made.is_product)), 1.0)
     if mixing.data is None or mixing.target is None:
-        return [made.name for made in sorted(groups, key=lambda made: not made.is_product)]
-    mixing.progress.say("ranking groups by the error that rounding makes in each")
-    batch = _batch(mixing.data)
+        return products_first
+
+    def small(names: Sequence[str]) -> Plan:
+        others = [made.name for made in groups if made.name not in names]
+        return plan_of(mixing.model, mixing.config, _reverted(mixing, decided, others), _name(mixing))
+
     try:
-        found = harms(mixing.model, mixing.target, groups, Scheme.parse(mixing.config.precision), batch)
+        names = [made.name for made in groups]
+        found = harms(mixing.model, mixing.target, names, small, _batch(mixing.data), mixing.progress)
     except (ModelError, DataError) as error:
-        mixing.progress.say(f"the groups cannot be run by themselves ({error}); products come first")
-        return [made.name for made in sorted(groups, key=lambda made: not made.is_product)]
-    return sorted(found, key=lambda name: -found[name])
+        mixing.progress.say(f"the groups cannot be looked at one by one ({error}); products come first")
+        return products_first
+    if not any(found.values()):
+        return products_first
+    return {name: found[name] for name in sorted(found, key=lambda name: -found[name])}
 
 
 def _batch(data: Dataset) -> Batch:

@@ -1,29 +1,51 @@
-"""What rounding does to each group alone: relative squared output error on real operands."""
+"""What each group alone does to the outputs when it is small and all others are float32."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil, inf, isfinite
+from typing import Final
 
 from fewbits.data.batches import Batch
-from fewbits.formats.scheme import Scheme
-from fewbits.grouping import Group
+from fewbits.flow.sessions import predictor
 from fewbits.models.protocol import Model
-from fewbits.plan import Choice, Plan
+from fewbits.plan import Plan
+from fewbits.progress import Progress
 from fewbits.sensitivity.output_error import output_error
 from fewbits.targets.protocol import Target
 
+_MOST: Final = 64
+"""Conversions that a ranking may take: of more groups, neighbours are looked at together."""
 
-def harms(model: Model, target: Target, groups: Sequence[Group], scheme: Scheme, batch: Batch) -> Mapping[str, float]:
-    """The error of each of `groups` in `scheme` on `batch`: all of them side by side, in float and rounded."""
-    operands = tuple(dict.fromkeys(name for made in groups for name in made.operands))
-    (values,) = model.observe([batch], operands)
-    cut = model.regions(groups, {name: array.shape for name, array in values.items()})
-    given = {name: values[operand] for name, operand in cut.inputs.items()}
-    choices = {made.name: Choice(str(scheme), "to be measured") for made in groups}
-    rounded = cut.model.converted(Plan(cut.model.sha256, choices, {}, target=target.name))
-    with target.open(cut.model.original()) as session:
-        original = session(given)
-    with target.open(rounded) as session:
-        changed = session(given)
-    pairs = zip(groups, original.items(), strict=True)
-    return {made.name: output_error([{name: one}], [{name: changed[name]}]).value for made, (name, one) in pairs}
+
+def harms(
+    model: Model,
+    target: Target,
+    groups: Sequence[str],
+    small: Callable[[Sequence[str]], Plan],
+    batch: Batch,
+    progress: Progress,
+) -> Mapping[str, float]:
+    """The relative squared error that each of `groups`, in graph order, makes at the outputs of `model` on `batch`:
+    where there are many, the same share of that of some neighbours. ``small(names)`` is the plan in which these groups
+    alone are small. inf where outputs are not finite.
+
+    The error of the group's own output would not tell: what is added to the output in the end, as a residual stream is,
+    keeps every rounding, while a layer inside of a branch may be off by much more and change little.
+
+    Raises:
+        ModelError: the target does not load a plan.
+        DataError: the model does not run on `batch`.
+    """
+    size = max(1, ceil(len(groups) / _MOST))
+    parts = [groups[start : start + size] for start in range(0, len(groups), size)]
+    with target.open(model.original()) as session:
+        expected = predictor(session, model.inputs)(batch.inputs)
+    found: dict[str, float] = {}
+    progress.stage("rank groups by the error at the outputs", len(parts))
+    for part in parts:
+        with target.open(model.converted(small(part))) as session:
+            error = output_error([expected], [predictor(session, model.inputs)(batch.inputs)]).value
+        found |= dict.fromkeys(part, error / len(part) if isfinite(error) else inf)
+        progress.advance(f"{part[0]}: {error:.2g}")
+    return found

@@ -22,6 +22,7 @@ from fewbits.models.pytorch.folding import Folded, fold
 from fewbits.models.pytorch.graph import Described
 from fewbits.models.pytorch.lowering import Wanted, lower
 from fewbits.models.pytorch.program import Program, holder
+from fewbits.models.pytorch.smoothing import smooth
 from fewbits.models.torch_ops.module import LowPrecision
 from fewbits.plan import Plan
 
@@ -43,10 +44,13 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
         return plain(program, described)
     every = group(graph)
     folded = fold(program, [described.calls[name] for name, made in low.items() if _holds_norm(graph, made)])
+    coded = [made for name, made in low.items() if _is_module(schemes[name])]
+    smoothed = smooth(folded, described, coded, schemes, plan)
     missing = sorted(set(plan.kept) - set(described.calls))
     if missing:
         raise PlanError(f"the plan keeps nodes in fp32 that the model does not have: {', '.join(missing[:5])}")
-    lowered = lower(folded.program, described, folded.made, _wanted(folded, described, low, schemes, plan, codes))
+    folded = smoothed.folded
+    lowered = lower(folded.program, described, folded.made, _wanted(folded, described, coded, schemes, plan, codes))
     made = {old: lowered.made[new] for old, new in folded.made.items() if new in lowered.made}
     decided = _decisions(described, schemes, plan.kept, made)
     decided |= {node: _given(module) for node, module in lowered.modules.items()}
@@ -56,7 +60,8 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
     found.graph.lint()
     called = [str(node.target) for node in found.graph.nodes if node.op == "call_module"]
     modules = {name: lowered.program.module.get_submodule(name) for name in called}
-    known = {**_stands(described, made), **lowered.names}
+    divisions = {lowered.made[node]: name for node, name in smoothed.divisions.items()}
+    known = {**_stands(described, made), **divisions, **lowered.names}
     stands = {found.made[node]: name for node, name in known.items() if node in found.made}
     stands |= {node: f"{known.get(of, of.name)}.{what}" for (of, what), node in found.casts.items()}
     kernels = {found.made[node]: module for node, module in lowered.modules.items()}
@@ -72,13 +77,12 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
 def _wanted(
     folded: Folded,
     described: Described,
-    low: Mapping[str, Group],
+    coded: Sequence[Group],
     schemes: Mapping[str, Scheme],
     plan: Plan,
     codes: Codes,
 ) -> Wanted:
-    """What of the plan takes modules."""
-    coded = [made for name, made in low.items() if _is_module(schemes[name])]
+    """How the `coded` groups of the plan become modules."""
     groups = [made for made in coded if made.kind not in JOINTS]
     decided = _decisions(described, schemes, plan.kept, folded.made)
     small = _between_casts(folded, described, groups, decided)

@@ -25,6 +25,7 @@ from fewbits.models.pytorch.call_form import (
     without_leaves,
 )
 from fewbits.models.pytorch.constants import folded
+from fewbits.models.pytorch.copies import without_copies
 from fewbits.models.pytorch.given import check, check_program, in_evaluation, plain_state, unwrapped
 from fewbits.models.pytorch.program import Program, holder
 from fewbits.models.pytorch.untraceable import reason
@@ -225,8 +226,6 @@ def _program(
             given_back = [made[one] for one in found if isinstance(one, fx.Node) and _is_tensor(one)]
             constants = {place: one for place, one in enumerate(found) if not isinstance(one, fx.Node)}
             graph.output(tuple(given_back))
-        elif (source := _copied(node)) is not None:
-            made[node] = made[source]
         elif str(node.target) not in _ONLY_CHECKS:
             made[node] = graph.node_copy(node, lambda old: made[old])
     graph.eliminate_dead_code()
@@ -243,19 +242,7 @@ def _program(
         outputs=outputs if form is None else closed_dataclasses(outputs, form),
         constants=constants,
     )
-    return folded(Program(flat, call))
-
-
-def _copied(node: fx.Node) -> fx.Node | None:
-    """What `node` copies for nothing: dropout leaves such calls behind, and here nothing is ever written to. What is
-    given to the caller, or lies otherwise in memory, is copied still."""
-    source = node.args[0] if node.target is torch.ops.aten.clone.default and not node.kwargs else None
-    if not isinstance(source, fx.Node) or source.op != "call_function":
-        return None
-    shown = [one.meta["val"] for one in (source, node)]
-    strides = [str(one.stride()) if isinstance(one, torch.Tensor) else "" for one in shown]
-    given_back = any(user.op == "output" for user in node.users)
-    return source if strides[0] == strides[1] and not given_back else None
+    return folded(without_copies(Program(flat, call)))
 
 
 def _numbered_arguments(example: Arguments) -> Mapping[str, object]:

@@ -12,8 +12,9 @@ from fewbits.codes import Codes
 from fewbits.errors import PlanError, SchemeError
 from fewbits.formats.integer import UINT8, IntFormat
 from fewbits.formats.scheme import Scheme, integer
-from fewbits.grouping import Group
+from fewbits.grouping import LAYERS, Group
 from fewbits.models.pytorch.anchors import activations, convolution, sort_of, weight_and_bias
+from fewbits.models.pytorch.biases import corrected
 from fewbits.models.pytorch.casting import Types
 from fewbits.models.pytorch.fusing import Joints, Product, fuse
 from fewbits.models.pytorch.graph import Described
@@ -23,7 +24,7 @@ from fewbits.models.torch_ops.module import GivenCodes, LowPrecision
 from fewbits.models.torch_ops.onednn_layers import Int8Conv, Int8Linear
 from fewbits.models.torch_ops.operation import Call, Range, Sort
 from fewbits.models.torch_ops.writing import choose, write
-from fewbits.plan import Plan
+from fewbits.plan import Plan, smoothed
 
 _ON_CODES = (Int8Linear, Int8Conv)
 
@@ -124,23 +125,29 @@ class _Lowering:
         if not ways:
             raise _refused(group, scheme, f"a {sort} cannot compute so on {device} ({choose(calls[-1])})")
         call, way = ways[0]
-        values = _range(plan, group.operands[0]) if scheme.is_static and way in _ON_CODES else None
+        values = _range(plan, _read(group.operands[0], scheme)) if scheme.is_static and way in _ON_CODES else None
         return Product(call, way, activations(node, group)[0], values)
 
     def _call(self, anchor: fx.Node) -> fx.Node:
         """The module of the product `anchor`, called."""
         group, fused, plan = self.anchors[anchor], self.fusing.products[anchor], self.wanted.plan
         scheme, tail = plan.scheme(group.name), fused.tail
-        ranges = [_range(plan, name) for name in group.operands] if scheme.is_static else []
+        read = [_read(name, scheme) for name in group.operands]
+        ranges = [_range(plan, name) for name in read] if scheme.is_static else []
         ranges += [one for one in (fused.other, fused.result) if one is not None]
         weight, bias = weight_and_bias(self.program, anchor, group)
+        given = _codes(plan, group, scheme, self.wanted.codes)
+        if scheme.is_static and weight is not None and group.kind in LAYERS and read[0] in plan.means:
+            conv = fused.call.convolution
+            parts = 1 if conv is None else conv.groups
+            bias = corrected(weight, bias, scheme, given, means=plan.means[read[0]], tensor=read[0], groups=parts)
         try:
-            module = write(fused.call, weight, bias, ranges, _codes(plan, group, scheme, self.wanted.codes))
+            module = write(fused.call, weight, bias, ranges, given)
         except SchemeError as error:
             raise _refused(group, scheme, str(error)) from error
         operands = activations(anchor, group)
         if scheme.is_static and type(module) in _ON_CODES:
-            reads = [self._codes_of(operands[0], group.operands[0], ranges[0], integer(scheme.activation))]
+            reads = [self._codes_of(operands[0], read[0], ranges[0], integer(scheme.activation))]
         else:
             reads = [self.made[one] for one in operands]
         if tail.other is not None and fused.other is not None:
@@ -225,6 +232,11 @@ def _names_of_operands(
         operands = [one for one in node.args if isinstance(one, fx.Node)]
         found.update(zip(operands, described.graph.node[group.name].inputs, strict=True))
     return found
+
+
+def _read(tensor: str, scheme: Scheme) -> str:
+    """What a group in `scheme` reads of `tensor`: that, or what smoothing leaves of it."""
+    return smoothed(tensor) if scheme.smoothed else tensor
 
 
 def _range(plan: Plan, tensor: str) -> Range:
