@@ -120,7 +120,7 @@ class _Timing(fx.Interpreter):
         return value
 
     def _ran_in(self, node: fx.Node, value: object) -> str:
-        label = self._labels[node]
+        label: Label = self._labels[node]
         if label.precision:
             return label.precision
         if is_boundary(label):
