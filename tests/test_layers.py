@@ -26,8 +26,14 @@ TABLES = {"sensitivity.table"}
 MEASURING = {"costs.measured"}
 """What of the costs runs models: the rest of the room is values, files and arithmetic."""
 
-TORCH_ARTEFACT = {"models.pytorch.call_form", "models.pytorch.converted", "models.pytorch.inference"}
-"""What a PyTorch target opens: an artefact of that framework is a module, and needs its class."""
+TORCH_ARTEFACT = {
+    "models.pytorch.call_form",
+    "models.pytorch.converted",
+    "models.pytorch.inference",
+    "models.torch_ops.executed",
+}
+"""What a PyTorch target opens: an artefact of that framework is a module, and needs its class; and how its kernels are
+read back."""
 
 PARTS = SEAMS | TABLES | MEASURING | TORCH_ARTEFACT
 """Modules of a folder that count as rooms of their own: what others may see of it, or what sees more than the rest."""
@@ -68,6 +74,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "models.protocol": DESCRIPTIONS | {"codes", "data", "transfer"},
     "models.pytorch.call_form": set(),
     "models.pytorch.inference": {"files"},
+    "models.torch_ops.executed": set(),
     "models.pytorch.converted": {"data", "graph", "models.pytorch.call_form", "models.pytorch.inference"}
     | {"models.protocol"},
     "config": {"budget"},

@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 import torch
-from torch import fx
 
 from fewbits.data.batches import Arrays
 from fewbits.eligibility import module_obstacle
@@ -35,12 +33,13 @@ from fewbits.graph import Graph, Kind
 from fewbits.grouping import Group
 from fewbits.machine import Machine
 from fewbits.models.protocol import Artifact
-from fewbits.models.pytorch.converted import Converted, Label, array_of, opened
+from fewbits.models.pytorch.converted import Converted, array_of, opened
 from fewbits.space import Menu, Refusal
 from fewbits.targets.probe import this_machine, threads_of_stream
-from fewbits.targets.protocol import Executed, Session, usual
+from fewbits.targets.protocol import Executed, Session
+from fewbits.targets.pytorch_compiled import compiled_call, compiled_kernels, has_compiler
+from fewbits.targets.pytorch_eager import timed_calls
 
-_DROPPED_CALLS = 2
 _INT4 = (INT4_BLOCKS, INT4_SHIFTED_BLOCKS, INT4_LONG_BLOCKS)
 _SCHEMES: Mapping[str, Sequence[Scheme]] = {
     "cpu": (
@@ -71,14 +70,6 @@ _SMOOTHED: Mapping[str, Sequence[Scheme]] = {
     for device, schemes in _SCHEMES.items()
 }
 """The same for products by a matrix, whose activations may be divided by factors before."""
-_PRECISIONS = {
-    torch.float32: "fp32",
-    torch.bfloat16: "bf16",
-    torch.float16: "fp16",
-    torch.float64: "fp64",
-    torch.int8: "int8",
-    torch.uint8: "int8",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +85,7 @@ class TorchSession:
 
     def __call__(self, inputs: Arrays) -> Arrays:
         """Outputs by name. Raises DataError if the module refuses `inputs`."""
-        given = self._given(inputs)
+        given = _given(self.names, inputs, self.device)
         with _threads(self.threads), torch.inference_mode():
             try:
                 found = self.call(*given)
@@ -102,12 +93,6 @@ class TorchSession:
                 raise DataError(f"the model does not run on {_shapes(inputs)}: {error}") from error
             # Reading a result waits for the device.
             return {name: array_of(value) for name, value in zip(self.outputs, found, strict=True)}
-
-    def _given(self, inputs: Arrays) -> list[torch.Tensor]:
-        missing = [name for name in self.names if name not in inputs]
-        if missing:
-            raise DataError(f"the input {missing[0]} is missing; the model reads {', '.join(self.names)}")
-        return [torch.from_numpy(np.ascontiguousarray(inputs[name])).to(self.device) for name in self.names]
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +118,11 @@ class Torch:
         CUDA device where one is asked for."""
         if device == "cuda" and not torch.cuda.is_available():
             raise TargetError("there is no CUDA device, or PyTorch was built without CUDA; choose torch:cpu")
+        if compiled and device == "cpu" and not has_compiler():
+            raise TargetError(
+                "torch:cpu:compiled needs a C++ compiler, and there is none; install g++ or clang++ (the variable CXX "
+                "names another one), or choose torch:cpu"
+            )
         return cls(threads_of_stream(threads, streams), streams, device, compiled)
 
     @property
@@ -159,73 +149,39 @@ class Torch:
         """Load `artifact`. Raises ModelError if it is no converted module, or a call of it does not compile."""
         module = opened(artifact.content, self.device)
         graph = module.graph_module
-        names = tuple(str(node.target) for node in graph.graph.nodes if node.op == "placeholder")
-        call = torch.compile(graph, dynamic=False) if self.compiled else graph
-        return TorchSession(module, names, module.names, self.device, self.threads, call)
+        call = compiled_call(graph) if self.compiled else graph
+        return TorchSession(module, _names(module), module.names, self.device, self.threads, call)
 
     def files(self, artifact: Artifact, folder: Path) -> Mapping[str, Path]:
         """None: a stored module is its own form."""
         return {}
 
     def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
-        """See Target.executed: every call is timed by itself, so that what is compiled is not seen."""
-        session = self.open(artifact)
-        assert isinstance(session, TorchSession)
-        timing = _Timing(session.module, self.device)
-        given = session._given(inputs)
+        """See Target.executed. Call by call, each is timed by itself, and oneDNN's log says what products ran in; what
+        is compiled is profiled as a whole, and its kernels say which calls they compute for. Raises ModelError if
+        PyTorch does not run or compile it, WorkerError if the log cannot be read."""
+        module = opened(artifact.content, self.device)
+        given = _given(_names(module), inputs, self.device)
         with _threads(self.threads), torch.inference_mode():
-            for _ in range(calls + _DROPPED_CALLS):
-                try:
-                    timing.run(*given)
-                except (RuntimeError, IndexError, ValueError) as error:
-                    raise ModelError(f"PyTorch {torch.__version__} does not run the model: {error}") from error
-        return timing.executed()
+            try:
+                if self.compiled:
+                    return compiled_kernels(module, given, calls, self.device)
+                return timed_calls(module, given, calls, self.device)
+            except (RuntimeError, IndexError, ValueError) as error:
+                what = "compile" if self.compiled else "run"
+                raise ModelError(f"PyTorch {torch.__version__} does not {what} the model: {error}") from error
 
 
-class _Timing(fx.Interpreter):
-    """Runs a graph call by call and keeps how long each took."""
+def _names(module: Converted) -> tuple[str, ...]:
+    """What `module` reads, in order."""
+    return tuple(str(node.target) for node in module.graph.nodes if node.op == "placeholder")
 
-    def __init__(self, module: Converted, device: str) -> None:
-        super().__init__(module.graph_module)
-        self._synchronise = device == "cuda"
-        calls = [node for node in module.graph.nodes if node.op in ("call_function", "call_module")]
-        self._labels = dict(zip(calls, module.labels, strict=True))
-        self._seconds: dict[fx.Node, list[float]] = {}
-        self._precision: dict[fx.Node, str] = {}
 
-    def run_node(self, n: fx.Node) -> object:
-        """Run and time one call."""
-        if n not in self._labels:
-            return super().run_node(n)
-        before = perf_counter()
-        value = super().run_node(n)
-        if self._synchronise:
-            torch.cuda.synchronize()
-        self._seconds.setdefault(n, []).append(perf_counter() - before)
-        self._precision[n] = self._ran_in(n, value)
-        return value
-
-    def _ran_in(self, node: fx.Node, value: object) -> str:
-        label: Label = self._labels[node]
-        if label.precision:
-            return label.precision
-        if label.name.endswith((".quantize", ".dequantize", ".float32")):
-            return "boundary"
-        first = value[0] if isinstance(value, tuple) else value
-        return _PRECISIONS.get(first.dtype, str(first.dtype)) if isinstance(first, torch.Tensor) else "unknown"
-
-    def executed(self) -> tuple[Executed, ...]:
-        """What ran, in order."""
-        return tuple(
-            Executed(
-                self._labels[node].name,
-                self._labels[node].kernel or str(node.target).removeprefix("aten.").removesuffix(".default"),
-                self._precision[node],
-                (self._labels[node].name,),
-                usual(seconds[_DROPPED_CALLS:]),
-            )
-            for node, seconds in self._seconds.items()
-        )
+def _given(names: Sequence[str], inputs: Arrays, device: str) -> list[torch.Tensor]:
+    missing = [name for name in names if name not in inputs]
+    if missing:
+        raise DataError(f"the input {missing[0]} is missing; the model reads {', '.join(names)}")
+    return [torch.from_numpy(np.ascontiguousarray(inputs[name])).to(device) for name in names]
 
 
 @contextmanager

@@ -6,15 +6,16 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
+from torch import fx
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.autograd.profiler_util import FunctionEvent
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from fewbits.errors import WorkerError
 
@@ -50,6 +51,8 @@ _BOOKKEEPING: Final = re.compile(
 _WRAPPERS: Final = re.compile(r"aten::(linear|matmul|pad|conv[123]d|convolution|_convolution|where|embedding)\Z")
 """What calls others to compute."""
 _VERBOSE: Final = re.compile(r"onednn_verbose,v1,primitive,exec,cpu,(.*)")
+CALL: Final = "fewbits_call,"
+"""What stands, with a call's number behind, before the lines of a log that belong to that call."""
 _OPERAND: Final = re.compile(r"(?:src|wei)(?:_[a-z]+)?:([a-z0-9_]+)")
 _ONEDNN_TYPES: Final = {
     "f8_e4m3": "fp8",
@@ -100,9 +103,71 @@ def executed(call: Callable[[], object]) -> tuple[Kernel, ...]:
 def onednn_executed(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[Kernel, ...]:
     """Every oneDNN primitive of one call of `module`, by oneDNN's own log, in a process of its own: a process has one
     log. Operator and kernel are oneDNN's words. `module` must be one that `torch.save` writes. Raises WorkerError."""
-    with tempfile.TemporaryDirectory() as folder:
+    return parse_verbose(_log(module, inputs, torch.get_num_threads()))
+
+
+def onednn_by_call(
+    module: fx.GraphModule, inputs: Sequence[torch.Tensor], threads: int
+) -> Mapping[int, tuple[Kernel, ...]]:
+    """The same for every call of a graph (a function or a module), by its number among them; calls without a primitive
+    are left out. `module` runs call by call, with `threads` threads. Raises WorkerError."""
+    found: dict[int, tuple[Kernel, ...]] = {}
+    for part in _log(module, inputs, threads).split(CALL)[1:]:
+        number, _, log = part.partition("\n")
+        kernels = parse_verbose(log)
+        if kernels:
+            found[int(number)] = kernels
+    return found
+
+
+def operators_by_call(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Mapping[int, tuple[Kernel, ...]]:
+    """PyTorch's operators for every call of a graph, by its number among them, read from the profiler while it runs
+    call by call. Calls that compute nothing are left out."""
+    runs = _Naming(module)
+    runs.run(*inputs)
+    runs.number = 0
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
+        runs.run(*inputs)
+    results = found.profiler.kineto_results if found.profiler is not None else None
+    types = {} if results is None else {one.correlation_id(): tuple(one.dtypes()) for one in results.events()}
+    parts: dict[int, list[FunctionEvent]] = {}
+    for event in found.events() or ():
+        number = _number(event)
+        if number >= 0:
+            parts.setdefault(number, []).append(event)
+    ran = {number: tuple(_operators(events, types)) for number, events in parts.items()}
+    return {number: kernels for number, kernels in ran.items() if kernels}
+
+
+class _Naming(fx.Interpreter):
+    """Runs a graph call by call, each under a name in the profile."""
+
+    number = 0
+
+    def run_node(self, n: fx.Node) -> object:
+        """Run one call."""
+        if n.op not in ("call_function", "call_module"):
+            return super().run_node(n)
+        with record_function(f"{CALL}{self.number}"):
+            self.number += 1
+            return super().run_node(n)
+
+
+def _number(event: FunctionEvent) -> int:
+    """The number of the call that `event` is inside of; -1 if it is in none."""
+    around = event.cpu_parent
+    while around is not None:
+        if around.name.startswith(CALL):
+            return int(around.name.removeprefix(CALL))
+        around = around.cpu_parent
+    return -1
+
+
+def _log(module: torch.nn.Module, inputs: Sequence[torch.Tensor], threads: int) -> str:
+    """oneDNN's log of one call of `module`; of a graph with a line before each of its calls."""
+    with tempfile.TemporaryDirectory(prefix="fewbits-") as folder:
         path = Path(folder) / "call.pt"
-        torch.save((module, tuple(inputs)), path)
+        torch.save((module, tuple(inputs), threads), path)
         command = [sys.executable, "-m", "fewbits.models.torch_ops.verbose_child", str(path)]
         try:
             ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_CHILD_SECONDS)
@@ -110,7 +175,7 @@ def onednn_executed(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> 
             raise WorkerError(f"the process that reads oneDNN's log did not end in {_CHILD_SECONDS} s") from error
     if ran.returncode:
         raise WorkerError(f"the process that reads oneDNN's log failed: {ran.stderr.strip()[-1000:]}")
-    return parse_verbose(ran.stdout)
+    return ran.stdout
 
 
 def parse_verbose(text: str) -> tuple[Kernel, ...]:
