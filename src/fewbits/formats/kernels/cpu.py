@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from math import prod
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,6 +46,7 @@ _NO_NOISE = stream_of(NoiseKey(0))
 _NOTHING = np.empty((0, 0, 0), np.float32)
 
 _sizing = lru_cache(256)(sizing_of)
+_DISPATCHER: Any = cast_boxes  # numba's own type has no types that say what it can do
 
 
 @lru_cache(1024)
@@ -179,30 +181,33 @@ class _Cast:
         loop, rule = _loop(self.element, self.rounding, self.overflow, division, ends, low is not None)
         stream = _NO_NOISE if self.key is None else stream_of(self.key)
         sizing = _NO_SIZING if own is None else _sizing(own)
-        nothing = _NOTHING
+        nothing, noisy = _NOTHING, self.rounding is Rounding.STOCHASTIC
         x, out = self.x.reshape(-1), self.out.reshape(-1)
+        entry = _entry(x.flags.writeable)
 
         # Where `out` is `x` the loops could not be vectorised without a run in between.
         streaming = (out.nbytes >= STREAM_BYTES and not self.fresh) or np.may_share_memory(x, out)
 
         def work(_: int, first: int, last: int) -> bool:
-            return cast_boxes(
-                loop,
-                x,
-                stream,
-                self.rounding is Rounding.STOCHASTIC,
-                own is not None,
-                sizing,
-                scaled,
-                nothing if scale is None else scale,
-                nothing if low is None else low,
-                nothing if high is None else high,
-                lattice,
-                first,
-                last,
-                rule,
-                out,
-                streaming,
+            return bool(
+                entry(
+                    loop,
+                    x,
+                    stream,
+                    noisy,
+                    own is not None,
+                    sizing,
+                    scaled,
+                    nothing if scale is None else scale,
+                    nothing if low is None else low,
+                    nothing if high is None else high,
+                    lattice,
+                    first,
+                    last,
+                    rule,
+                    out,
+                    streaming,
+                )
             )
 
         return share(work, lattice, self.threads)
@@ -235,6 +240,21 @@ class _Cast:
             return
         low, high = (np.ascontiguousarray(end).reshape(lattice.scale_shape) for end in limits(scales, format))
         self.run(boxes, scale, low, high)
+
+
+@cache
+def _entry(writable: bool) -> Any:
+    """`cast_boxes` for arguments as `_Cast.run` gives them, `writable` or not: what numba would find by looking at the
+    type of each, which takes several times as long as the call."""
+    x = np.zeros(1, np.float32)
+    out = x.copy()
+    x.flags.writeable = writable
+    loop, rule = _loop(INT8, Rounding.NEAREST_EVEN, Overflow.SATURATE, Division.NONE, None, False)
+    lattice = whole_tiles((1, 1, 1), (1, 1, 1))
+    flag, none = False, _NOTHING
+    given = (loop, x, _NO_NOISE, flag, flag, _NO_SIZING, flag, none, none, none, lattice, 0, 1, rule, out, flag)
+    cast_boxes(*given)
+    return _DISPATCHER.get_overload(tuple(numba.typeof(one) for one in given))
 
 
 @lru_cache(1024)
