@@ -1,170 +1,207 @@
-"""What emulated low precision costs in training on the CPU, side by side in one process, form after form in turn.
+"""What emulated low precision costs in training on the CPU: beside fp32, a hand-written autocast loop, and qtorch.
 
-Forms: fp32; hand-written ``torch.autocast``; recipes of fewbits; qtorch, where installed (its ``Quantizer`` around
-every layer with a product: 5 exponent and 2 mantissa bits, nearest forward and stochastic backward). A figure is the
-median over rounds of the ratio to fp32 (to autocast for ``amp_bf16``) with its smallest and largest round.
+Every candidate lives in a process of its own; one works at a time, in blocks that rotate. A round is one block of every
+candidate of a contest, the figure the median over rounds of the paired ratio of block medians, with its interval. qtorch
+(PyPI) is built on first use and lives in an environment of its own, with the same torch; without one its rows are left
+out:
 
-    python benchmarks/training_speed.py [--rounds 15] [--threads 2] [--out benchmarks/results/training_speed.json]
+    python -m venv qtorch && qtorch/bin/pip install torch==2.13.0 numpy qtorch ninja setuptools
+    python benchmarks/training_speed.py --qtorch-python qtorch/bin/python        # about seven minutes
+    python benchmarks/training_speed.py --net cnn --rounds 3 --dry               # a look
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
+import os
 import shlex
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
-import torch
-from torch import nn
-from torch.nn import functional
-from torch.nn.utils.parametrize import register_parametrization
+from fewbits.targets.probe import this_machine
+from fewbits.verify.paired import ratio_interval
+from training_speed_worker import NETS
 
-from fewbits import training
+RESULT = Path(__file__).parent / "results" / "training_speed.json"
+WORKER = Path(__file__).parent / "training_speed_worker.py"
+PACKAGES = ("fewbits", "torch", "numpy", "numba")
+QTORCH = "qtorch "
 
-Once = Callable[[], None]
 
-FP16 = (
-    "recipe: fp16; weight forward: fp16; activation forward: fp16; error backward: fp16 nonsaturate; "
-    "error output: fp16 nonsaturate; scaler: {}"
+@dataclass(frozen=True)
+class Contest:
+    """Ways that are measured side by side; `pairs` says which is held against which, and how many times as long it may
+    take at most (0: nothing is said)."""
+
+    name: str
+    ways: tuple[str, ...]
+    pairs: tuple[tuple[str, str, float], ...]
+    rounds: int
+    block_seconds: float
+
+
+CONTESTS = (
+    Contest(
+        "emulation",
+        ("fp32", "fp8_hybrid_current", "fp8_mellempudi", "mxfp8_rceil")
+        + (QTORCH + "fp8_mellempudi", QTORCH + "fp8_hybrid_current"),
+        (
+            ("fp8_hybrid_current", "fp32", 2.0),
+            ("fp8_mellempudi", "fp32", 2.0),
+            ("mxfp8_rceil", "fp32", 2.0),
+            (QTORCH + "fp8_mellempudi", "fp8_mellempudi", 0.0),
+            (QTORCH + "fp8_hybrid_current", "fp8_hybrid_current", 0.0),
+        ),
+        rounds=9,
+        block_seconds=0.5,
+    ),
+    Contest(
+        "overhead",
+        ("autocast", "amp_bf16", "fp16 dynamic", "fp16 layer_adaptive"),
+        (("amp_bf16", "autocast", 1.02), ("fp16 layer_adaptive", "fp16 dynamic", 1.02)),
+        rounds=21,
+        block_seconds=0.5,
+    ),
 )
-RECIPES = {
-    "fp8_hybrid_current": "fp8_hybrid_current",
-    "fp8_mellempudi": "fp8_mellempudi",
-    "mxfp8_rceil": "mxfp8_rceil",
-    "amp_bf16": "amp_bf16",
-    "fp16 dynamic": FP16.format("dynamic"),
-    "fp16 layer_adaptive": FP16.format("layer_adaptive period=1000"),
-}
-COMPARED = {"amp_bf16": "autocast", "fp16 layer_adaptive": "fp16 dynamic"}
 
 
-def cnn() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    """Four convolutions with batch norm on 32x32 images."""
-    torch.manual_seed(0)
-    layers: list[nn.Module] = []
-    for ins, outs, stride in ((3, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2)):
-        layers += [nn.Conv2d(ins, outs, 3, stride, 1, bias=False), nn.BatchNorm2d(outs), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
-    return model, torch.randn(64, 3, 32, 32), torch.randint(0, 10, (64,))
+@dataclass(frozen=True)
+class Row:
+    """One way held against another: seconds of a step of both, and how many times as long it takes."""
+
+    net: str
+    contest: str
+    way: str
+    against: str
+    allowed: float
+    seconds: float
+    against_seconds: float
+    ratio: float
+    low: float
+    high: float
+    confidence: float
 
 
-def transformer() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
-    """Four layers of width 256 on sequences of 128."""
-    torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(256, 4, 1024, dropout=0.0, batch_first=True, norm_first=True)
-    model = nn.Sequential(nn.TransformerEncoder(layer, 4, enable_nested_tensor=False), nn.Linear(256, 32))
-    return model, torch.randn(8, 128, 256), torch.randint(0, 32, (8 * 128,))
+class Worker:
+    """The process of one way."""
+
+    def __init__(self, python: str, net: str, way: str, threads: int) -> None:
+        self.way = way
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        self._process = subprocess.Popen(
+            [python, str(WORKER), net, way, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.torch = str(json.loads(self._answer())["torch"])
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.way} died")
+        return line
+
+    def block(self, seconds: float) -> list[float]:
+        """Seconds of the calls of one block of at least `seconds`."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{seconds}\n")
+        self._process.stdin.flush()
+        return [float(taken) for taken in json.loads(self._answer())]
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
 
 
-NETS = {"cnn": cnn, "transformer": transformer}
+def measure(contest: Contest, net: str, rounds: int, threads: int, qtorch: str) -> dict[str, list[list[float]]]:
+    """Way → the seconds of the calls of each of its blocks."""
+    ways = [way for way in contest.ways if qtorch or not way.startswith(QTORCH)]
+    workers = [Worker(qtorch if way.startswith(QTORCH) else sys.executable, net, way, threads) for way in ways]
+    if len(versions := {worker.torch for worker in workers}) > 1:
+        raise SystemExit(f"all environments must have one torch, not {' and '.join(versions)}")
+    blocks: dict[str, list[list[float]]] = {way: [] for way in ways}
+    for turn in range(rounds):
+        shift = turn % len(workers)
+        for worker in workers[shift:] + workers[:shift]:
+            blocks[worker.way].append(worker.block(contest.block_seconds))
+    for worker in workers:
+        worker.close()
+    return blocks
 
 
-def plain(model: nn.Module, x: torch.Tensor, y: torch.Tensor, low: torch.dtype | None) -> Once:
-    """A step as it is written by hand, under autocast if `low` is given."""
-    optimizer = torch.optim.SGD(model.parameters(), 1e-3, 0.9)
-
-    def once() -> None:
-        with torch.autocast("cpu", low or torch.bfloat16, enabled=low is not None):
-            out = model(x)
-        functional.cross_entropy(out.float().reshape(len(y), -1), y).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return once
-
-
-def ours(model: nn.Module, x: torch.Tensor, y: torch.Tensor, recipe: str) -> Once:
-    """A step of fewbits."""
-    low, step = training.prepare(model, torch.optim.SGD(model.parameters(), 1e-3, 0.9), recipe)
-
-    def once() -> None:
-        step(functional.cross_entropy(low(x).reshape(len(y), -1), y))
-
-    return once
-
-
-def peer(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Once:
-    """A step with qtorch: weights, inputs and gradients of layers with products in E5M2."""
-    from qtorch import FloatingPoint
-    from qtorch.quant import Quantizer, quantizer
-
-    eight = FloatingPoint(exp=5, man=2)
-    nearest = quantizer(forward_number=eight, forward_rounding="nearest")
-
-    class Weight(nn.Module):
-        def forward(self, weight: torch.Tensor) -> torch.Tensor:
-            return weight + (nearest(weight) - weight).detach()
-
-    def around(layer: nn.Module) -> nn.Module:
-        register_parametrization(layer, "weight", Weight())
-        both = Quantizer(eight, eight, "nearest", "stochastic")
-        return nn.Sequential(Quantizer(eight, eight, "nearest", "stochastic"), layer, both)
-
-    for name, layer in list(model.named_modules()):
-        if type(layer) in (nn.Linear, nn.Conv2d):
-            parent, _, last = name.rpartition(".")
-            model.get_submodule(parent).add_module(last, around(layer))
-    return plain(model, x, y, None)
-
-
-def forms(net: str) -> dict[str, Once]:
-    """Form → one step of it, each with a model of its own."""
-    make = NETS[net]
-    found = {"fp32": plain(*make(), None), "autocast": plain(*make(), torch.bfloat16)}
-    found |= {name: ours(*make(), recipe) for name, recipe in RECIPES.items()}
-    # Attention of torch reads the weights of its projections itself, so that qtorch's layers do not fit around them.
-    if find_spec("qtorch") is not None and net == "cnn":
-        found["qtorch"] = peer(*make())
+def rows(contest: Contest, net: str, blocks: dict[str, list[list[float]]]) -> list[Row]:
+    """The pairs of `contest`, as far as both were measured."""
+    taken = {way: [median(block) for block in found] for way, found in blocks.items()}
+    found = []
+    for way, against, allowed in contest.pairs:
+        if way in taken:
+            ratio = ratio_interval(taken[way], taken[against])
+            figures = (median(taken[way]), median(taken[against]), ratio.value, ratio.low, ratio.high, ratio.confidence)
+            found.append(Row(net, contest.name, way, against, allowed, *figures))
     return found
 
 
-def measure(once: dict[str, Once], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every round of every form; forms take turns, in another order each round."""
-    seconds: dict[str, list[float]] = {name: [] for name in once}
-    for call in once.values():
-        for _ in range(2):
-            call()
-    names = list(once)
-    for index in range(rounds):
-        for name in names[index % len(names) :] + names[: index % len(names)]:
-            begun = time.perf_counter()
-            once[name]()
-            seconds[name].append(time.perf_counter() - begun)
-    return seconds
+def show(found: Sequence[Row]) -> None:
+    """Print rows."""
+    for row in found:
+        allowed = f", at most {row.allowed:g}" if row.allowed else ""
+        print(
+            f"{row.net:<12} {row.way:<26} {row.seconds * 1e3:8.1f} ms   {row.ratio:6.3f} x {row.against} "
+            f"[{row.low:.3f}, {row.high:.3f}]{allowed}",
+            flush=True,
+        )
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--rounds", type=int, default=15)
+    """Measure, print, and store."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--net", action="append", choices=list(NETS), help="only these networks")
+    options.add_argument("--contest", action="append", choices=[contest.name for contest in CONTESTS])
+    options.add_argument("--rounds", type=int, default=0, help="of every contest, in place of its own number")
     options.add_argument("--threads", type=int, default=2)
-    options.add_argument("--out", type=Path)
+    options.add_argument("--qtorch-python", default="", help="the Python of an environment with torch and qtorch")
+    options.add_argument("--dry", action="store_true", help="store nothing")
     given = options.parse_args()
-    torch.set_num_threads(given.threads)
-    found: dict[str, object] = {}
-    for net in NETS:
-        seconds = measure(forms(net), given.rounds)
-        rows = {}
-        for name, mine in seconds.items():
-            against = COMPARED.get(name, "fp32")
-            ratios = [a / b for a, b in zip(mine, seconds[against], strict=True)]
-            rows[name] = {"median_seconds": median(mine), "against": against, "ratio": median(ratios),
-                          "least": min(ratios), "most": max(ratios), "raw": mine}  # fmt: skip
-            print(f"{net:<12} {name:<20} {median(mine) * 1e3:9.1f} ms   {median(ratios):6.2f} x {against} "
-                  f"[{min(ratios):.2f}, {max(ratios):.2f}]")  # fmt: skip
-        found[net] = rows
-    if given.out is not None:
-        packages = [name for name in ("fewbits", "torch", "numpy", "numba", "qtorch") if find_spec(name) is not None]
-        whole = {"command": f"python {shlex.join(sys.argv)}", "date": time.strftime("%Y-%m-%d"),
-                 "machine": platform.processor(), "threads": given.threads,
-                 "versions": {name: version(name) for name in packages}, "nets": found}  # fmt: skip
-        given.out.write_text(json.dumps(whole, indent=1) + "\n")
+    found: list[Row] = []
+    raw = []
+    for net in given.net or NETS:
+        for contest in CONTESTS:
+            if given.contest and contest.name not in given.contest:
+                continue
+            blocks = measure(contest, net, given.rounds or contest.rounds, given.threads, given.qtorch_python)
+            found += (these := rows(contest, net, blocks))
+            show(these)
+            raw.append({"net": net, "contest": contest.name, "blocks": blocks})
+    if given.dry:
+        return
+    versions = {name: version(name) for name in PACKAGES}
+    if given.qtorch_python:
+        asked = "from importlib.metadata import version; print(version('qtorch'))"
+        versions["qtorch"] = subprocess.check_output([given.qtorch_python, "-c", asked], text=True).strip()
+    stored = {
+        # Where the other environment lies says nothing.
+        "command": shlex.join(["python", "benchmarks/training_speed.py", *sys.argv[1:]]).replace(
+            given.qtorch_python or "\0", "qtorch/bin/python"
+        ),
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": asdict(this_machine()) | {"versions": versions},
+        "threads": given.threads,
+        "rows": [asdict(row) for row in found],
+        "raw": raw,
+    }
+    RESULT.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

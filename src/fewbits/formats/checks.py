@@ -5,17 +5,17 @@ from __future__ import annotations
 from fewbits.errors import FormatError
 from fewbits.formats.floating import FloatFormat
 from fewbits.formats.integer import IntFormat
-from fewbits.formats.rounding import NoiseKey, Overflow, Rounding
+from fewbits.formats.rounding import Overflow, Rounding
 from fewbits.formats.scaled import Format, element_of
 from fewbits.formats.text import format_text
 
 
 def check_cast(
-    format: Format, rounding: Rounding, overflow: Overflow, key: NoiseKey | None, *, with_scales: bool
+    format: Format, rounding: Rounding, overflow: Overflow, *, keyed: bool, with_scales: bool
 ) -> None:
     """Raise FormatError, saying what to write instead, if an array cannot be cast in this way whatever it holds.
 
-    `with_scales`: the scales are given beside a format that may say nothing about them.
+    `keyed`: there are random numbers. `with_scales`: the scales are given beside a format that may say nothing about them.
     """
     element, name = element_of(format), format_text(format)
     if not with_scales and isinstance(format, IntFormat) and not format.fraction:
@@ -28,5 +28,5 @@ def check_cast(
     has_specials = isinstance(element, FloatFormat) and (element.has_infinity or element.has_nan)
     if overflow is Overflow.NONSATURATE and not has_specials:
         raise FormatError(f"{name} has neither Inf nor NaN: overflow must saturate")
-    if rounding is Rounding.STOCHASTIC and key is None:
+    if rounding is Rounding.STOCHASTIC and not keyed:
         raise FormatError("stochastic rounding needs key=NoiseKey(seed, step, tensor)")

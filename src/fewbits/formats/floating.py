@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from fewbits.errors import FormatError
 from fewbits.formats.grid import Grid
@@ -124,19 +125,7 @@ class FloatFormat:
     @property
     def grid(self) -> Grid:
         """The finite values."""
-        lowest = -self.max if self.signed else (0.0 if self.zero else self.min_normal)
-        negative_zero = self.signed and self.zero and self.specials is not Specials.NAN_FOR_NEGATIVE_ZERO
-        return Grid(
-            self.mantissa_bits,
-            self.min_exponent,
-            lowest,
-            self.max,
-            flush=not self.subnormals,
-            zero=self.zero,
-            infinity=self.has_infinity,
-            nan=self.has_nan,
-            negative_zero=negative_zero,
-        )
+        return _grid(self)
 
     @property
     def _top_exponent_field(self) -> int:
@@ -173,6 +162,23 @@ class FloatFormat:
             subnormals=not match[7],
             zero=not match[6],
         )
+
+
+@lru_cache(256)
+def _grid(format: FloatFormat) -> Grid:
+    lowest = -format.max if format.signed else (0.0 if format.zero else format.min_normal)
+    negative_zero = format.signed and format.zero and format.specials is not Specials.NAN_FOR_NEGATIVE_ZERO
+    return Grid(
+        format.mantissa_bits,
+        format.min_exponent,
+        lowest,
+        format.max,
+        flush=not format.subnormals,
+        zero=format.zero,
+        infinity=format.has_infinity,
+        nan=format.has_nan,
+        negative_zero=negative_zero,
+    )
 
 
 def _ieee_bias(exponent_bits: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import TypeVar
 
 from fewbits.errors import FormatError
@@ -105,16 +106,24 @@ def _cast(
     known = parse(format) if isinstance(format, str) else format
     if with_scale and not isinstance(known, ScaledFormat):
         known = ScaledFormat(known, Tensor())
-    how = _Cast(known, _choice(Rounding, rounding), _choice(Overflow, overflow), key)
-    check_cast(known, how.rounding, how.overflow, key, with_scales=with_scale)
-    if key is not None and how.rounding is not Rounding.STOCHASTIC:
+    how, beyond = _choice(Rounding, rounding), _choice(Overflow, overflow)
+    _check(known, with_scale, how, beyond, key is not None)
+    return _Cast(known, how, beyond, key)
+
+
+# A training casts in the same few ways all the time.
+@lru_cache(1024)
+def _check(known: Format, with_scale: bool, rounding: Rounding, overflow: Overflow, keyed: bool) -> None:
+    check_cast(known, rounding, overflow, keyed=keyed, with_scales=with_scale)
+    if keyed and rounding is not Rounding.STOCHASTIC:
         raise FormatError("stochastic rounding needs a key, other roundings take none: leave key out")
     if isinstance(known, BinaryFormat | TernaryFormat):
         raise FormatError(f"{known} needs a scale: write {known}/tensor or {known}/channel")
-    return how
 
 
 def _choice(kind: type[E], text: E | str) -> E:
+    if isinstance(text, kind):
+        return text
     choices = [str(choice) for choice in kind]
     if text not in choices:
         raise FormatError(f"{text!r} is no {kind.__name__.lower()}; choose {', '.join(choices)}")

@@ -24,7 +24,7 @@ from fewbits.errors import ModelError, RecipeError, TargetError
 from fewbits.formats.floating import BF16, FP16, FloatFormat
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.scaled import ScaledFormat, element_of
-from fewbits.training import hardware, layers
+from fewbits.training import direct, hardware, layers
 from fewbits.training.cast import Cast
 from fewbits.training.cell import Cell
 from fewbits.training.functions import Functions
@@ -257,10 +257,10 @@ def lower(
     copied = _copied(model)
     low = _DTYPES.get(_rest(recipe))
     own.out_type = low
-    copied = _replaced(copied, own)
     if recipe.reach in (Reach.AMP, Reach.PURE):
         assert low is not None
         own.mode = Policy(low, pure=recipe.reach is Reach.PURE)
+    copied = _replaced(copied, own)
     # Layers that have a fast way for inference of their own would not ask the layers inside them.
     fast = any(isinstance(module, nn.TransformerEncoder | nn.TransformerEncoderLayer) for module in model.modules())
     if own.mode is None and (low is not None or fast or recipe.reach is Reach.PRODUCTS):
@@ -384,6 +384,9 @@ def _replaced(model: M, own: Lowering) -> M:
         if reaches_all:
             reason = "" if type(module) in (*_LOW_LAYERS, nn.MultiheadAttention) else "by its operations (reach: amp)"
         own.layers.append(Layer(name or "(the model)", kind, not reason, reason))
+    if isinstance(own.mode, Policy):
+        known = [(name, module) for name, module in found if name not in replaced and name not in inner]
+        replaced |= {name: direct.like(module, own.mode) for name, module in known if direct.takes(module)}
     if "" in replaced:
         whole = replaced[""]
         assert isinstance(whole, nn.Module)

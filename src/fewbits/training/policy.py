@@ -22,6 +22,7 @@ _NAMESPACES = (
     torch.fft,
 )
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+_NO_WORDS: Mapping[str, Any] = {}
 
 
 class Rule(Enum):
@@ -59,9 +60,16 @@ class Policy(TorchFunctionMode):
         self.low = low
         self.pure = pure
         self._weights: dict[tuple[int, bool], torch.Tensor] = {}
+        self._entered = False
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether it is entered and no other mode is."""
+        return self._entered and torch._C._len_torch_function_stack() == 1
 
     def __enter__(self) -> Policy:
         self._weights.clear()
+        self._entered = True
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -69,6 +77,7 @@ class Policy(TorchFunctionMode):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.forget()
+        self._entered = False
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
@@ -79,7 +88,7 @@ class Policy(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call `func` with its arguments cast."""
-        return self.call(func, args, kwargs or {})
+        return self.call(func, args, kwargs or _NO_WORDS)
 
     def forget(self) -> None:
         """Drop the weights that were cast: the next forward pass casts them anew."""
@@ -95,7 +104,10 @@ class Policy(TorchFunctionMode):
             found = [x.dtype for x in _tensors((*args, *kwargs.values())) if x.dtype in _FLOATS]
             if torch.float32 not in found:
                 return func(*args, **kwargs)
-        return func(*self._cast(args, to), **{key: self._cast(value, to) for key, value in kwargs.items()})
+        cast = [self._cast(value, to) for value in args]
+        if not kwargs:
+            return func(*cast)
+        return func(*cast, **{key: self._cast(value, to) for key, value in kwargs.items()})
 
     def _cast(self, value: Any, to: torch.dtype) -> Any:
         if isinstance(value, torch.Tensor):

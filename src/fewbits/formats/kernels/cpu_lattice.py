@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import pairwise
 from math import prod
 from typing import NamedTuple
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fewbits.formats.kernels.cpu_compiled import compiled
+from fewbits.formats.kernels.cpu_threads import any_of
 
 UNIT = 1 << 16
 """Elements of a box: so few that it stays in a core's cache between finding its scales and rounding."""
@@ -57,6 +58,7 @@ def whole_tiles(shape: Three, tile: Three) -> Lattice:
     return Lattice(shape, tile, (min(slabs * deep, planes), rows, columns))
 
 
+@lru_cache(1024)
 def any_boxes(shape: Three, tile: Three) -> Lattice:
     """Boxes of equal size wherever the tiles are."""
     return Lattice(shape, tile, whole_tiles(shape, (1, 1, 1)).unit)
@@ -88,13 +90,13 @@ def share(work: Callable[[int, int, int], bool], lattice: Lattice, threads: int)
     bounds = task_bounds(lattice, threads)
     if len(bounds) == 1:
         return work(0, *bounds[0])
-    with ThreadPoolExecutor(threads) as pool:
-        return any(list(pool.map(lambda task: work(task, *bounds[task]), range(len(bounds)))))
+    return any_of(lambda task: work(task, *bounds[task]), len(bounds), threads)
 
 
-def task_bounds(lattice: Lattice, threads: int) -> list[tuple[int, int]]:
+@lru_cache(1024)
+def task_bounds(lattice: Lattice, threads: int) -> tuple[tuple[int, int], ...]:
     """The boxes of each task, as ranges of their numbers."""
     units = lattice.units
     useful = 1 if threads == 1 or prod(lattice.shape) < WORTH_THREADS else threads * _TASKS_PER_THREAD
     cuts = np.linspace(0, units, min(useful, units) + 1).astype(int).tolist()
-    return [(first, last) for first, last in pairwise(cuts) if first < last]
+    return tuple((first, last) for first, last in pairwise(cuts) if first < last)

@@ -41,14 +41,18 @@ def fake_quantize(
     key: NoiseKey | None,
     out: Array | None,
     worth_compiling: int = _WORTH_COMPILING,
+    threads: int | None = None,
 ) -> Array:
-    """`x` rounded to `format`; from `worth_compiling` elements on by compiled loops. Raises DataError."""
+    """`x` rounded to `format`; from `worth_compiling` elements on by compiled loops, on `threads` threads (as many as
+    the process may use). Raises DataError.
+    """
     if out is not None:
         _check_out(x, out)
-    if _COMPILES and x.dtype == np.float32 and x.size >= worth_compiling and cpu.handles(format, x.shape):
-        source = np.ascontiguousarray(x)
+    aligned = out is None or out.flags.aligned
+    if _COMPILES and aligned and x.dtype == np.float32 and x.size >= worth_compiling and cpu.handles(format, x.shape):
+        source = np.ascontiguousarray(x) if x.flags.aligned else x.copy()
         result = np.empty(x.shape, np.float32) if out is None else out
-        cpu.fake_quantize(source, result, format, scales, rounding, overflow, key, fresh=out is None)
+        cpu.fake_quantize(source, result, format, scales, rounding, overflow, key, threads, fresh=out is None)
         return result
     rounded = reference.fake_quantize(x, format, scales, rounding, overflow, key)
     if out is None:

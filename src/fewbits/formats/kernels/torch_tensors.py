@@ -82,13 +82,16 @@ def fake_quantize(
     array, known = _array(source), None if scales is None else _to_numpy(scales)
     if out is not None and source.device.type == "cpu" and source.dtype != torch.bfloat16:
         same = out.data_ptr() == source.data_ptr() and source.is_contiguous()
+        target_array = array if same else out.detach().numpy()
         numpy_arrays.fake_quantize(
-            array, format, known, rounding, overflow, key, array if same else out.detach().numpy(), _WORTH_COMPILING
+            array, format, known, rounding, overflow, key, target_array, _WORTH_COMPILING, torch.get_num_threads()
         )
         return out
     # What was widened is a copy already: it takes its own result.
     own = array if source.dtype == torch.bfloat16 else None
-    result = numpy_arrays.fake_quantize(array, format, known, rounding, overflow, key, own, _WORTH_COMPILING)
+    result = numpy_arrays.fake_quantize(
+        array, format, known, rounding, overflow, key, own, _WORTH_COMPILING, torch.get_num_threads()
+    )
     values = _narrowed(_tensor(result), source.dtype, overflow).to(source.device)
     if out is None:
         return values
@@ -205,7 +208,8 @@ def _array(x: torch.Tensor) -> Array:
         memory = (c_char * (x.numel() * x.element_size())).from_address(x.data_ptr())
         shared: Array = np.frombuffer(memoryview(memory), _NUMPY_TYPES[x.dtype]).reshape(x.shape)
         return shared
-    array: Array = (x.float() if x.dtype == torch.bfloat16 else x).cpu().numpy()
+    # Where memory must be laid out anew torch does it, on its threads.
+    array: Array = (x.float() if x.dtype == torch.bfloat16 else x).cpu().contiguous().numpy()
     return array
 
 

@@ -233,7 +233,7 @@ def _finished(values: Array, cast: _Cast, dtype: np.dtype[Any], overflow: Overfl
 def _check(x: Array, format: Format, scales: Scales[Array] | None, way: _Way) -> None:
     if x.dtype.name not in _TYPES:
         raise DataError(f"what is cast is an array of {', '.join(_TYPES)}, not of {x.dtype}; convert it with astype")
-    check_cast(format, way.rounding, way.overflow, way.key, with_scales=scales is not None)
+    check_cast(format, way.rounding, way.overflow, keyed=way.key is not None, with_scales=scales is not None)
 
 
 def _refuse_nan(x: Array, format: Format) -> None:
