@@ -306,6 +306,24 @@ def torch_cpu_table(path: Path) -> str:
     return markdown(head, rows) + f"\n{machine['cpu']}, {machine['cores']} cores; {versions}.\n"
 
 
+def auto_target_table(path: Path) -> str:
+    """What tuning for each runtime gave, and with "auto": one line per model and target that was asked for."""
+    if not path.is_file():
+        return NOT_MEASURED
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for one in stored["answers"]:
+        speeds = stored["comparisons"][one["model"]]["speedups"]
+        speed = _speedup(Interval(**speeds[one["asked"]])) if one["asked"] in speeds else "1.00x"
+        kept = f"{one['outcome']}, {one['groups']} groups"
+        size = f"{one['bytes'] / 1e6:.1f} MB"
+        rows.append((one["model"], one["asked"], one["target"], kept, f"{one['loss']:.2%}", size, speed))
+    machine = stored["taken"]["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    head = ("model", "asked for", "served on", "outcome", "loss", "file", "speed over auto")
+    return markdown(head, rows) + f"\n{machine['cpu']}, {machine['cores']} cores; {versions}.\n"
+
+
 def training_gpu_table(path: Path) -> str:
     """Steps of training on a GPU: seconds, tokens per second, and the speed over bf16 in the same run."""
     if not path.is_file():
@@ -348,6 +366,7 @@ _RESULTS = ROOT / "benchmarks" / "results"
 TABLES: Mapping[str, Callable[[], str]] = {
     "formats_gpu": lambda: formats_gpu_table(_RESULTS / "formats_gpu.json"),
     "torch_cpu": lambda: torch_cpu_table(_RESULTS / "torch_cpu.json"),
+    "auto_target": lambda: auto_target_table(_RESULTS / "auto_target.json"),
     "torch_models": lambda: torch_models_table(_RESULTS / "torch_models_gpu.json"),
     "training_gpu": lambda: training_gpu_table(_RESULTS / "training_gpu_speed.json"),
     "latency": lambda: latency_table(read_latency()),
