@@ -13,7 +13,7 @@ import torch
 
 from fewbits.errors import ModelError
 from fewbits.models.torch_ops.operation import Activation
-from fewbits.models.torch_ops.operators import define
+from fewbits.models.torch_ops.operators import Kernel, define
 from fewbits.models.torch_ops.packed import Packing
 
 _POST: Final[Mapping[str, tuple[str, list[float], str]]] = {
@@ -150,12 +150,26 @@ define(
     cpu=_conv,
 )
 
-int8_linear = torch.ops.fewbits.int8_linear.default
-"""Codes `x` (u8 or s8) times the codes `weight` (s8, (columns, depth)): ``acc * (s_x * s_w) + bias``, plus `other`,
-`activation` of that, as `result`; codes by `out_scale` and `out_zero` if `result` is uint8."""
-int8_conv = torch.ops.fewbits.int8_conv.default
-"""The same for a convolution of 1 to 3 spatial axes of codes `x` (u8); `other` is of the result's type, codes by
-`other_scale` and `other_zero` if that is uint8. Without `zero`, that of `x` is 0. The result is channels-last."""
+
+def int8_linear(x: torch.Tensor, *rest: object) -> torch.Tensor:
+    """Codes `x` (u8 or s8) times the codes `weight` (s8, (columns, depth)): ``acc * (s_x * s_w) + bias``, plus `other`,
+    `activation` of that, as `result`; codes by `out_scale` and `out_zero` if `result` is uint8. Arguments are those of
+    the operator ``fewbits::int8_linear``."""
+    run: Kernel = _linear if _is_plain(x) else torch.ops.fewbits.int8_linear.default
+    return run(x, *rest)
+
+
+def int8_conv(x: torch.Tensor, *rest: object) -> torch.Tensor:
+    """The same for a convolution of 1 to 3 spatial axes of codes `x` (u8); `other` is of the result's type, codes by
+    `other_scale` and `other_zero` if that is uint8. Without `zero`, that of `x` is 0. The result is channels-last."""
+    run: Kernel = _conv if _is_plain(x) else torch.ops.fewbits.int8_conv.default
+    return run(x, *rest)
+
+
+def _is_plain(x: torch.Tensor) -> bool:
+    """Whether this is a call on numbers, of which nobody makes a graph: then an operator of our own, which costs as
+    much as a small product, is for nothing."""
+    return type(x) is torch.Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:
