@@ -12,11 +12,12 @@ from fewbits.codes import Codes
 from fewbits.errors import PlanError, SchemeError
 from fewbits.formats.scheme import Scheme
 from fewbits.graph import Kind
-from fewbits.grouping import Group
+from fewbits.grouping import RECURRENT, Group
+from fewbits.models.pytorch import recurrent
 from fewbits.models.pytorch.graph import Described
 from fewbits.models.pytorch.kinds import operator
 from fewbits.models.pytorch.program import Program, holder, tensors_in, weight_of
-from fewbits.models.torch_ops.module import GivenCodes, LowPrecision
+from fewbits.models.torch_ops.module import GivenCodes, Layer, LowPrecision
 from fewbits.models.torch_ops.operation import Activation, Call, Convolution, Range, Sort
 from fewbits.models.torch_ops.writing import choose, write
 from fewbits.plan import Plan
@@ -30,7 +31,7 @@ class Lowered:
 
     program: Program
     made: Mapping[fx.Node, fx.Node]
-    modules: Mapping[fx.Node, LowPrecision]
+    modules: Mapping[fx.Node, Layer]
 
 
 def lower(
@@ -56,7 +57,7 @@ def lower(
     graph = fx.Graph()
     made: dict[fx.Node, fx.Node] = {}
     modules: dict[str, nn.Module] = {}
-    found: dict[fx.Node, LowPrecision] = {}
+    found: dict[fx.Node, Layer] = {}
     for node in program.graph.nodes:
         if node in swallowed:
             made[node] = made[swallowed[node]]
@@ -64,10 +65,13 @@ def lower(
             group = anchors[node]
             fused = _fused(described, before, group, node)
             result = small.get(group.name, torch.float32)
-            module = _module(program, node, group, plan, codes, fused, result)
+            if group.kind in RECURRENT:
+                module: Layer = recurrent.module(program, node, group.name, plan.scheme(group.name), result)
+            else:
+                module = _module(program, node, group, plan, codes, fused, result)
             path = _path(group.name, staying, modules)
             modules[path] = module
-            operands = _activations(node, group)
+            operands = recurrent.activations(node) if group.kind in RECURRENT else _activations(node, group)
             made[node] = graph.create_node("call_module", path, tuple(made[one] for one in operands))
             made[node].meta = dict(node.meta)
             found[made[node]] = module
