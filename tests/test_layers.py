@@ -30,6 +30,7 @@ TORCH_ARTEFACT = {
     "models.pytorch.call_form",
     "models.pytorch.converted",
     "models.pytorch.inference",
+    "models.pytorch.retracing",
     "models.torch_ops.executed",
 }
 """What a PyTorch target opens: an artefact of that framework is a module, and needs its class; and how its kernels are
@@ -75,7 +76,9 @@ ALLOWED: Mapping[str, set[str]] = {
     "models.pytorch.call_form": set(),
     "models.pytorch.inference": {"files"},
     "models.torch_ops.executed": set(),
+    "models.pytorch.retracing": set(),
     "models.pytorch.converted": {"data", "graph", "models.pytorch.call_form", "models.pytorch.inference"}
+    | {"models.pytorch.retracing"}
     | {"models.protocol"},
     "config": {"budget"},
     "mixing": {"config", "formats", "graph", "grouping", "plan"},

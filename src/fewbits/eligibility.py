@@ -10,7 +10,7 @@ from fewbits.formats.granularity import Group as Block
 from fewbits.formats.granularity import Tensor as OneScale
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.scaled import REAL, ScaledFormat
-from fewbits.formats.scheme import INT8_STATIC, TF32, Scheme
+from fewbits.formats.scheme import INT8_DYNAMIC, INT8_STATIC, INT8_WEIGHT, TF32, Scheme
 from fewbits.graph import Graph, Kind, Node, Tensor
 from fewbits.grouping import MATRICES, RECURRENT, Group
 
@@ -29,6 +29,8 @@ def module_obstacle(graph: Graph, group: Group, scheme: Scheme) -> str:
     too, in which their rows then come out; products on codes give floats; tf32 is a way to multiply."""
     if group.kind is Kind.GATHER and scheme.is_cast:
         return "" if scheme != TF32 else "rows are looked up, not multiplied"
+    if group.kind in RECURRENT:
+        return _recurrent_call(graph, group, scheme)
     if scheme == TF32:
         multiplies = group.is_product and group.kind not in (Kind.ATTENTION, Kind.CONV_TRANSPOSE)
         return _cast(graph, group) if multiplies else "only products are computed in tf32"
@@ -38,6 +40,36 @@ def module_obstacle(graph: Graph, group: Group, scheme: Scheme) -> str:
         if not any(_is_sum_of_convolution(graph, name) for name in group.operands):
             return "a sum is computed on codes behind a convolution over 2 axes that nothing else reads"
     return obstacle(graph, group, scheme, gives_floats=True)
+
+
+def _recurrent_call(graph: Graph, group: Group, scheme: Scheme) -> str:
+    """Of PyTorch: one call, for all layers and directions; int8 matrices, alone or with ranges found at every call."""
+    anchor = graph.node[group.name]
+    reason = _wrong_type(graph, anchor)
+    if scheme.is_fp32 or reason:
+        return reason
+    if scheme == TF32:
+        return "a recurrent layer has no switch for tf32"
+    if scheme.is_cast:
+        return _infinite(graph, group)
+    states = 2 if group.kind is Kind.LSTM else 1
+    if not all(graph.is_constant(name) for name in anchor.inputs[1:-states]):
+        return "its matrices or its biases depend on data"
+    if scheme.weight != INT8_WEIGHT.weight or not (scheme.is_weight_only or (scheme.dynamic and not scheme.smoothed)):
+        return (
+            "a recurrent layer is written in floats, with int8 matrices of one scale per row, alone or with ranges "
+            "found at every call, only"
+        )
+    if scheme.is_weight_only:
+        return ""
+    if group.kind is Kind.RNN:
+        return "an RNN has no form with ranges found at every call, only LSTM and GRU have"
+    if scheme.activation != INT8_DYNAMIC.activation:
+        return f"its kernel reads unsigned codes of 8 bits with one range for the whole, not {scheme.activation}"
+    cells = int(str(anchor.attributes["num_layers"])) * (2 if anchor.attributes["bidirectional"] else 1)
+    if len(anchor.inputs) - 1 - states != cells * (4 if anchor.attributes["has_biases"] else 2):
+        return "it projects its state, which no integer kernel does"
+    return ""
 
 
 def _is_sum_of_convolution(graph: Graph, tensor: str) -> bool:

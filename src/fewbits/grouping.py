@@ -124,6 +124,14 @@ MATRICES = (1, 2)
 """The places of the matrices of a recurrent layer: by what it reads, and by its last state."""
 
 
+def matrices(graph: Graph, made: Group) -> tuple[str, ...]:
+    """The constant matrices of the recurrent group `made`: two, or two of each layer and direction. Its biases have
+    fewer axes."""
+    read = graph.node[made.name].inputs
+    ranks = {name: len(graph.tensors[name].shape or ()) for name in read if graph.is_constant(name)}
+    return tuple(dict.fromkeys(name for name, rank in ranks.items() if rank == ranks[read[MATRICES[0]]]))
+
+
 def _is_trained(graph: Graph, node: Node) -> bool:
     """Whether the matrices of a recurrent layer are constants."""
     return all(graph.is_constant(node.inputs[place]) for place in MATRICES)

@@ -17,7 +17,7 @@ from fewbits.flow.job import Job
 from fewbits.flow.site import Site
 from fewbits.formats.describe import bits_per_element
 from fewbits.formats.scheme import FP32, Scheme
-from fewbits.grouping import MATRICES, RECURRENT, Group, attentions
+from fewbits.grouping import RECURRENT, Group, attentions, matrices
 from fewbits.search.allocation import Additive, Allocation, Choice, Item, Peak
 from fewbits.search.boundary import Crossing, PairTable
 from fewbits.verify.acceptance import Objective
@@ -184,7 +184,7 @@ class Costing:
     def _stored(self, group: Group, scheme: Scheme) -> float:
         weights = [stored] if (stored := group.weight or group.constant) else []
         if group.kind in RECURRENT:
-            weights = [self._graph.node[group.name].inputs[place] for place in MATRICES]
+            weights = list(matrices(self._graph, group))
         elements = sum(self._graph.tensors[weight].elements for weight in weights)
         return elements * (32.0 if scheme.weight is None else bits_per_element(scheme.weight)) / 8
 

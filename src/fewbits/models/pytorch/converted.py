@@ -16,6 +16,7 @@ from fewbits.graph import Tensor
 from fewbits.models.protocol import TORCH, Artifact
 from fewbits.models.pytorch.call_form import CallForm
 from fewbits.models.pytorch.inference import Inference
+from fewbits.models.pytorch.retracing import Retracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Converted(Inference):
         reads: Sequence[Tensor] = (),
     ) -> None:
         super().__init__()
+        # How the graph is written down again when it is loaded, here and in copies of it.
+        module.graph._tracer_cls = module._tracer_cls = Retracing
         self.graph_module = module
         self.call = call
         self.schemes = dict(schemes)

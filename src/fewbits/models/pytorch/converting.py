@@ -23,7 +23,7 @@ from fewbits.models.pytorch.graph import Described
 from fewbits.models.pytorch.lowering import Wanted, lower
 from fewbits.models.pytorch.program import Program, holder
 from fewbits.models.pytorch.smoothing import smooth
-from fewbits.models.torch_ops.module import LowPrecision
+from fewbits.models.torch_ops.module import Layer
 from fewbits.plan import Plan
 
 _DTYPES = {BF16: torch.bfloat16, FP16: torch.float16}
@@ -130,7 +130,7 @@ def _reads_only(node: fx.Node, types: Mapping[fx.Node, torch.dtype], dtype: torc
     return bool(floats) and all(types.get(source) == dtype for source in floats)
 
 
-def _given(module: LowPrecision) -> torch.dtype | None:
+def _given(module: Layer) -> torch.dtype | None:
     """The type that `module` reads and gives, where it is a small one."""
     return module.call.result if module.call.result in _DTYPES.values() else None
 
@@ -149,7 +149,7 @@ def _stands(described: Described, made: Mapping[fx.Node, fx.Node]) -> dict[fx.No
     return {**inputs, **found}
 
 
-def _labels(graph: fx.Graph, known: Mapping[fx.Node, str], modules: Mapping[fx.Node, LowPrecision]) -> Sequence[Label]:
+def _labels(graph: fx.Graph, known: Mapping[fx.Node, str], modules: Mapping[fx.Node, Layer]) -> Sequence[Label]:
     """A label for every call of `graph`."""
     calls = [node for node in graph.nodes if node.op in ("call_function", "call_module")]
     return [

@@ -12,17 +12,18 @@ import torch
 from torch import fx, nn
 
 from fewbits.graph import AttributeValue, Graph, Kind, Node, Tensor
-from fewbits.grouping import JOINTS, PRODUCTS
+from fewbits.grouping import JOINTS, PRODUCTS, RECURRENT
 from fewbits.models.pytorch.kinds import JOINS, KINDS, operator
 from fewbits.models.pytorch.positions import positions
 from fewbits.models.pytorch.program import Program, weight_of
+from fewbits.models.pytorch.recurrent import activations, parameters
 from fewbits.models.torch_ops.operation import Convolution
 
 _LARGE = 65504.0
 """What fp16 holds: a constant beyond it stands for infinity, as in masks."""
 _NORMS = frozenset({Kind.BATCH_NORM, Kind.LAYER_NORM})
-_WITH_WEIGHT = frozenset({Kind.GEMM, Kind.CONV, Kind.CONV_TRANSPOSE, Kind.GATHER, Kind.MATMUL})
-_DECIDED = PRODUCTS | JOINTS | {Kind.ATTENTION}
+_WITH_WEIGHT = RECURRENT | {Kind.GEMM, Kind.CONV, Kind.CONV_TRANSPOSE, Kind.GATHER, Kind.MATMUL}
+_DECIDED = PRODUCTS | JOINTS | RECURRENT | {Kind.ATTENTION}
 """Kinds that a plan decides about."""
 _ORDER: Mapping[str, tuple[int, ...]] = {"addmm": (1, 2, 0)}
 """Operators whose operands stand in another order than ours: first operand, second, bias."""
@@ -147,7 +148,7 @@ def _tensor_names(program: Program, names: Mapping[fx.Node, str]) -> dict[fx.Nod
 
 
 def _given_element(one: fx.Node, given: Mapping[fx.Node, str]) -> str:
-    return next((given[user] for user in one.users if _is_element(user) and user in given), "")
+    return next((given[user] for user in one.users if user in given and element_of(user) is one), "")
 
 
 def element_of(node: fx.Node) -> fx.Node | None:
@@ -191,6 +192,9 @@ def _is_of_torch(node: fx.Node) -> bool:
 def _kind(node: fx.Node) -> Kind:
     name = operator(node.target)
     kind = KINDS.get(name, Kind.OTHER)
+    if kind in RECURRENT and not str(node.target).endswith(".input"):
+        # Of packed sequences, which come with their lengths.
+        return Kind.OTHER
     if kind in JOINS:
         both = all(isinstance(one, fx.Node) and _value(one) is not None for one in node.args[:2])
         return kind if both and node.kwargs.get("alpha", 1) == 1 else Kind.OTHER
@@ -201,7 +205,12 @@ def _kind(node: fx.Node) -> Kind:
 
 
 def _operands(node: fx.Node) -> Iterator[fx.Node]:
-    """The tensors that `node` reads, in our order; an absent bias in the middle does not occur."""
+    """The tensors that `node` reads, in our order; an absent bias in the middle does not occur. A recurrent layer reads
+    sequences, matrices and biases, and then the first states."""
+    if _kind(node) in RECURRENT:
+        first, *state = activations(node)
+        yield from (first, *parameters(node), *state)
+        return
     places = _ORDER.get(operator(node.target))
     args = list(node.args) if places is None else [node.args[place] for place in places]
     for value in (*args, *node.kwargs.values()):

@@ -12,7 +12,8 @@ from fewbits.codes import Codes
 from fewbits.errors import PlanError, SchemeError
 from fewbits.formats.integer import UINT8, IntFormat
 from fewbits.formats.scheme import Scheme, integer
-from fewbits.grouping import LAYERS, Group
+from fewbits.grouping import LAYERS, RECURRENT, Group
+from fewbits.models.pytorch import recurrent
 from fewbits.models.pytorch.anchors import activations, convolution, sort_of, weight_and_bias
 from fewbits.models.pytorch.biases import corrected
 from fewbits.models.pytorch.casting import Types
@@ -20,7 +21,7 @@ from fewbits.models.pytorch.fusing import Joints, Product, fuse
 from fewbits.models.pytorch.graph import Described
 from fewbits.models.pytorch.program import Program, holder, tensors_in
 from fewbits.models.torch_ops.encoding import DECODES, ENCODES, Decode, Encode
-from fewbits.models.torch_ops.module import GivenCodes, LowPrecision
+from fewbits.models.torch_ops.module import GivenCodes, Layer
 from fewbits.models.torch_ops.onednn_layers import Int8Conv, Int8Linear
 from fewbits.models.torch_ops.operation import Call, Range, Sort
 from fewbits.models.torch_ops.writing import choose, write
@@ -36,7 +37,7 @@ class Lowered:
 
     program: Program
     made: Mapping[fx.Node, fx.Node]
-    modules: Mapping[fx.Node, LowPrecision]
+    modules: Mapping[fx.Node, Layer]
     names: Mapping[fx.Node, str]
     encoded: Mapping[fx.Node, torch.dtype]
     """What makes codes of a tensor → the type of what it reads."""
@@ -74,17 +75,19 @@ class _Lowering:
         self.program, self.wanted = program, wanted
         anchors = {before[described.calls[one.name]]: one for one in wanted.groups}
         order = {node: place for place, node in enumerate(program.graph.nodes)}
-        self.anchors = {node: anchors[node] for node in sorted(anchors, key=order.__getitem__)}
+        self.recurrent = {node: one for node, one in anchors.items() if one.kind in RECURRENT}
+        products = sorted(set(anchors) - set(self.recurrent), key=order.__getitem__)
+        self.anchors = {node: anchors[node] for node in products}
         self.joints = _joints(described, before, wanted)
         self.tensors = _names_of_operands(described, before, wanted)
-        products = {node: self._product(node, one) for node, one in self.anchors.items()}
-        self.fusing = fuse(products, self.joints, wanted.types)
+        alone = {node: self._product(node, one) for node, one in self.anchors.items()}
+        self.fusing = fuse(alone, self.joints, wanted.types)
         held = [node for node in program.graph.nodes if node.op == "get_attr"]
         self.staying = {str(node.target) for node in held if any(user not in anchors for user in node.users)}
         self.graph = fx.Graph()
         self.made: dict[fx.Node, fx.Node] = {}
         self.modules: dict[str, nn.Module] = {}
-        self.found: dict[fx.Node, LowPrecision] = {}
+        self.found: dict[fx.Node, Layer] = {}
         self.names: dict[fx.Node, str] = {}
         self.encoded: dict[fx.Node, torch.dtype] = {}
         self.converted: dict[tuple[fx.Node, object], fx.Node] = {}
@@ -98,6 +101,8 @@ class _Lowering:
             if node in ends:
                 call = self._call(ends[node])
                 self.made.update(dict.fromkeys((ends[node], *fused[ends[node]].tail.nodes), call))
+            elif node in self.recurrent:
+                self.made[node] = self._recurrent(node, self.recurrent[node])
             elif node not in inside:
                 self.made[node] = self._copy(node)
         for node in reversed(self.graph.nodes):
@@ -159,6 +164,16 @@ class _Lowering:
         call.meta = dict((tail.nodes or (anchor,))[-1].meta)
         if fused.call.gives_codes:
             call.meta["val"] = call.meta["val"].to(torch.uint8)
+        self.found[call], self.names[call] = module, group.name
+        return call
+
+    def _recurrent(self, node: fx.Node, group: Group) -> fx.Node:
+        """The module of the recurrent layer `node`, called."""
+        result = self.wanted.small.get(group.name, torch.float32)
+        module = recurrent.module(self.program, node, group.name, self.wanted.plan.scheme(group.name), result)
+        operands = tuple(self.made[one] for one in recurrent.activations(node))
+        call = self.graph.create_node("call_module", self._add(group.name, module), operands)
+        call.meta = dict(node.meta)
         self.found[call], self.names[call] = module, group.name
         return call
 

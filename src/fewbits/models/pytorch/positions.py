@@ -6,6 +6,7 @@ import torch
 from torch import fx, nn
 
 from fewbits.graph import Kind
+from fewbits.grouping import PRODUCTS, RECURRENT
 from fewbits.models.pytorch.kinds import KINDS, operator
 from fewbits.models.pytorch.program import Program, weight_of
 
@@ -22,7 +23,7 @@ def positions(program: Program) -> frozenset[fx.Node]:
             continue
         stored = [source for source in node.all_input_nodes if source.op == "get_attr"]
         floats = [source for source in node.all_input_nodes if source.op != "get_attr" and _is_float(source)]
-        is_product = KINDS.get(operator(node.target)) in (Kind.GEMM, Kind.CONV, Kind.CONV_TRANSPOSE, Kind.MATMUL)
+        is_product = KINDS.get(operator(node.target)) in PRODUCTS | RECURRENT
         if is_product and any(_is_parameter(program, source) for source in stored):
             continue
         if all(source in found for source in floats):

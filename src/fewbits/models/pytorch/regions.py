@@ -10,7 +10,7 @@ from torch import fx
 
 from fewbits.grouping import Group
 from fewbits.models.pytorch.call_form import CallForm
-from fewbits.models.pytorch.graph import Described
+from fewbits.models.pytorch.graph import Described, element_of
 from fewbits.models.pytorch.program import Program, holder, weight_of
 
 
@@ -60,7 +60,8 @@ def cut(program: Program, described: Described, groups: Sequence[Group]) -> Cut:
                     known[source].meta = dict(source.meta)
                     tensors[str(source.target)] = weight_of(program.module, str(source.target))
             known[node] = graph.node_copy(node, known.__getitem__)
-        results.append(known[calls[-1]])
+        first = [node for node in calls if element_of(node) in own]
+        results.append(known[(first or calls)[-1]])
     graph.output(tuple(results))
     flat = fx.GraphModule(holder(tensors), graph)
     names_of = [str(node.target) for node in placeholders]

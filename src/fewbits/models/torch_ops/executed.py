@@ -50,6 +50,8 @@ _BOOKKEEPING: Final = re.compile(
 )
 _WRAPPERS: Final = re.compile(r"aten::(linear|matmul|pad|conv[123]d|convolution|_convolution|where|embedding)\Z")
 """What calls others to compute."""
+_NAMED: Final[Mapping[str, str]] = {"int4": "int4", "quantized_": "int8"}
+"""Part of the name of an operator that takes packed weights → what it multiplies, which the types do not say."""
 _VERBOSE: Final = re.compile(r"onednn_verbose,v1,primitive,exec,cpu,(.*)")
 CALL: Final = "fewbits_call,"
 """What stands, with a call's number behind, before the lines of a log that belong to that call."""
@@ -211,7 +213,8 @@ def _operators(events: Sequence[FunctionEvent], types: dict[int, tuple[str, ...]
         if _BOOKKEEPING.match(event.name) or (_WRAPPERS.match(event.name) and event.cpu_children):
             continue
         if "::" in event.name:
-            precision = "int4" if "int4" in event.name else _narrowest(types.get(event.id, ()))
+            named = next((name for part, name in _NAMED.items() if part in event.name), "")
+            precision = named or _narrowest(types.get(event.id, ()))
             yield Kernel(event.name, event.name, precision, event.self_cpu_time_total * _MICRO)
         elif event.name.startswith(("cpp_fused", "triton_")):
             yield Kernel(event.name, event.name, "", event.self_cpu_time_total * _MICRO)

@@ -18,8 +18,8 @@ GivenCodes = QTensor[NDArray[Any]]
 """Codes that a plan names, of shape (depth, columns) for a LINEAR, of the weight's own shape otherwise."""
 
 
-class LowPrecision(torch.nn.Module, ABC):
-    """One call at low precision, for inference: nothing in it is trained.
+class Layer(torch.nn.Module, ABC):
+    """What takes the place of one call of a graph, for inference: nothing in it is trained.
 
     All state is in buffers of plain tensors. What kernels make of weights before they multiply by them (packed layouts)
     is made at the first call, kept as long as the buffer lives, and is in no state.
@@ -30,6 +30,24 @@ class LowPrecision(torch.nn.Module, ABC):
     def __init__(self, call: Call) -> None:
         super().__init__()
         self.call = call
+
+    @property
+    @abstractmethod
+    def computes(self) -> str:
+        """What is multiplied by what, and by which kernel: ``u8 x s8 -> fp32, oneDNN``."""
+
+    def extra_repr(self) -> str:
+        """Shown by ``print(model)``."""
+        shape = f"{tuple(self.call.shape)}, " if self.call.shape else ""
+        return f"{shape}{self.call.scheme} [{self.computes}]"
+
+    def keep(self, name: str, value: torch.Tensor | None) -> None:
+        """`value` as a buffer on the device of the call."""
+        self.register_buffer(name, None if value is None else value.detach().to(self.call.device))
+
+
+class LowPrecision(Layer):
+    """A call with one weight, or none, at low precision."""
 
     @staticmethod
     @abstractmethod
@@ -60,20 +78,6 @@ class LowPrecision(torch.nn.Module, ABC):
             SchemeError: the call is not `supported`; the reason is the message.
             PlanError: a range is missing, or the codes are of another shape.
         """
-
-    @property
-    @abstractmethod
-    def computes(self) -> str:
-        """What is multiplied by what, and by which kernel: ``u8 x s8 -> fp32, oneDNN``."""
-
-    def extra_repr(self) -> str:
-        """Shown by ``print(model)``."""
-        shape = f"{tuple(self.call.shape)}, " if self.call.shape else ""
-        return f"{shape}{self.call.scheme} [{self.computes}]"
-
-    def keep(self, name: str, value: torch.Tensor | None) -> None:
-        """`value` as a buffer on the device of the call."""
-        self.register_buffer(name, None if value is None else value.detach().to(self.call.device))
 
 
 def present(weight: torch.Tensor | None, call: Call) -> NDArray[np.float32]:

@@ -6,14 +6,14 @@ PyTorch's own (``onednn::qlinear_pointwise``, ``qconv_pointwise``) take weights 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import torch
 
 from fewbits.errors import ModelError
 from fewbits.models.torch_ops.operation import Activation
-from fewbits.models.torch_ops.operators import Kernel, define
+from fewbits.models.torch_ops.operators import define
 from fewbits.models.torch_ops.packed import Packing
 
 _POST: Final[Mapping[str, tuple[str, list[float], str]]] = {
@@ -155,14 +155,14 @@ def int8_linear(x: torch.Tensor, *rest: object) -> torch.Tensor:
     """Codes `x` (u8 or s8) times the codes `weight` (s8, (columns, depth)): ``acc * (s_x * s_w) + bias``, plus `other`,
     `activation` of that, as `result`; codes by `out_scale` and `out_zero` if `result` is uint8. Arguments are those of
     the operator ``fewbits::int8_linear``."""
-    run: Kernel = _linear if _is_plain(x) else torch.ops.fewbits.int8_linear.default
+    run: Callable[..., torch.Tensor] = _linear if _is_plain(x) else torch.ops.fewbits.int8_linear.default
     return run(x, *rest)
 
 
 def int8_conv(x: torch.Tensor, *rest: object) -> torch.Tensor:
     """The same for a convolution of 1 to 3 spatial axes of codes `x` (u8); `other` is of the result's type, codes by
     `other_scale` and `other_zero` if that is uint8. Without `zero`, that of `x` is 0. The result is channels-last."""
-    run: Kernel = _conv if _is_plain(x) else torch.ops.fewbits.int8_conv.default
+    run: Callable[..., torch.Tensor] = _conv if _is_plain(x) else torch.ops.fewbits.int8_conv.default
     return run(x, *rest)
 
 

@@ -27,6 +27,8 @@ class Sort(StrEnum):
     """``aten.matmul`` of two activations. By a constant matrix it is a LINEAR of the transposed matrix."""
     EMBEDDING = "embedding"
     """``aten.embedding``; the weight is (rows, width)."""
+    RECURRENT = "recurrent layer"
+    """``aten.lstm``, ``gru``, ``rnn_tanh``, ``rnn_relu``; the weight is the first matrix, (gates * hidden, inputs)."""
 
 
 class Activation(StrEnum):
@@ -123,7 +125,7 @@ class Call:
     def __post_init__(self) -> None:
         if (self.convolution is None) == (self.sort is Sort.CONVOLUTION):
             raise ModelError("a convolution has attributes (Convolution.of), and nothing else has")
-        axes = {Sort.LINEAR: 2, Sort.MATMUL: 0, Sort.EMBEDDING: 2}.get(self.sort)
+        axes = {Sort.LINEAR: 2, Sort.MATMUL: 0, Sort.EMBEDDING: 2, Sort.RECURRENT: 2}.get(self.sort)
         if axes is None and self.convolution is not None:
             axes = len(self.convolution.stride) + 2
         if len(self.shape) != axes:

@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-Kernel = Callable[..., torch.Tensor]
+Kernel = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 
 _LIBRARY: Final = torch.library.Library("fewbits", "FRAGMENT")  # type: ignore[no-untyped-call]
 """torch keeps operators as long as this lives."""
@@ -16,7 +16,7 @@ _LIBRARY: Final = torch.library.Library("fewbits", "FRAGMENT")  # type: ignore[n
 def define(schema: str, meta: Kernel, *, cpu: Kernel | None = None, cuda: Kernel | None = None) -> None:
     """Make the operator ``torch.ops.fewbits.<name>`` that `schema` declares (``name(Tensor x, …) -> Tensor``).
 
-    `meta` gives an empty tensor of the result's shape, type and strides. torch refuses a device without a kernel.
+    `meta` gives empty tensors of the results' shapes, types and strides. torch refuses a device without a kernel.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema)  # type: ignore[no-untyped-call]

@@ -74,6 +74,16 @@ def byte_activation(activation: Format | None, *granularities: type[Tensor] | ty
     return ""
 
 
+def unsigned_tensor(activation: Format | None) -> str:
+    """The activation is unsigned 8-bit codes with a zero point, one scale for the whole."""
+    reason = byte_activation(activation, Tensor)
+    if reason or not isinstance(activation, ScaledFormat) or not isinstance(activation.element, IntFormat):
+        return reason
+    if activation.element.signed or activation.element.bits != _BYTE:
+        return f"the kernel takes unsigned codes of 8 bits, not {activation.element}"
+    return ""
+
+
 def fp8(operand: Format | None, *granularities: type[Tensor] | type[Token] | type[Channel]) -> str:
     """The operand is fp8_e4m3 with real scales."""
     if not isinstance(operand, ScaledFormat) or operand.element != E4M3 or operand.scale != REAL:
