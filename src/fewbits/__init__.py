@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         UsageError,
         WorkerError,
     )
-    from fewbits.flow import Result, bench, convert, export_onnx, inspect, plan_for_module, plan_for_onnx, tune
+    from fewbits.flow import Result, bench, convert, emulate, export_onnx, inspect, plan_for_module, plan_for_onnx, tune
     from fewbits.formats.files import load_tensors, save_tensors
     from fewbits.formats.kernels.autograd import fake_quantize_ste
     from fewbits.formats.qtensor import QTensor
@@ -73,6 +73,7 @@ __all__ = [
     "bench",
     "convert",
     "dequantize",
+    "emulate",
     "export_onnx",
     "fake_quantize",
     "fake_quantize_ste",
@@ -113,6 +114,7 @@ _HOMES = {
         "Result",
         "bench",
         "convert",
+        "emulate",
         "export_onnx",
         "inspect",
         "plan_for_module",

@@ -9,10 +9,11 @@ before it is quantised), ``pricing`` (``probing``), ``calibrate``, ``placing``, 
   loss within limits; ``memory``, ``footprint`` where memory counts; ``hardware`` for what is not at hand.
 * What a run takes, and its limits: ``time``.
 * Of all: ``observing``, ``conversions``, ``sessions``, ``shelf``, ``scratch``, ``saving``, ``names``, ``result``.
-* Other commands: ``benching``, ``inspecting``, ``running``, ``serving``, ``transferring``.
+* Other commands: ``benching``, ``emulating``, ``inspecting``, ``running``, ``serving``, ``transferring``.
 """
 
 from fewbits.flow.benching import BenchReport, bench
+from fewbits.flow.emulating import emulate
 from fewbits.flow.inspecting import Inspection, convert, elsewhere, inspect
 from fewbits.flow.result import Result
 from fewbits.flow.running import run
@@ -29,6 +30,7 @@ __all__ = [
     "bench",
     "convert",
     "elsewhere",
+    "emulate",
     "export_onnx",
     "inspect",
     "plan_for_module",

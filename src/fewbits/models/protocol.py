@@ -16,6 +16,8 @@ from fewbits.transfer import Correspondence
 
 ONNX = ".onnx"
 TORCH = ".pt"
+TORCH_EMULATED = "torch:emulated"
+"""The target of a plan whose schemes a PyTorch module only emulates, in float32."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from fewbits.formats.integer import IntFormat
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import TF32, Scheme
 from fewbits.graph import Graph, Kind, Tensor
-from fewbits.grouping import JOINTS, Group, group
+from fewbits.grouping import JOINTS, PRODUCTS, Group, group
+from fewbits.models.protocol import TORCH_EMULATED
 from fewbits.models.pytorch.casting import cast, gives_float, spread
 from fewbits.models.pytorch.converted import Converted, Label
 from fewbits.models.pytorch.folding import Folded, fold
@@ -23,6 +24,7 @@ from fewbits.models.pytorch.graph import Described
 from fewbits.models.pytorch.lowering import Wanted, lower
 from fewbits.models.pytorch.program import Program, holder
 from fewbits.models.pytorch.smoothing import smooth
+from fewbits.models.torch_ops.emulated_layers import Emulated
 from fewbits.models.torch_ops.module import Layer
 from fewbits.plan import Plan
 
@@ -38,7 +40,7 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
             range, or codes of it are missing.
     """
     graph = described.graph
-    low = _low(graph, plan)
+    low = _low(graph, plan, emulates=plan.target == TORCH_EMULATED)
     schemes = {name: plan.scheme(name) for name in low}
     if not low:
         return plain(program, described)
@@ -88,7 +90,8 @@ def _wanted(
     small = _between_casts(folded, described, groups, decided)
     inside = {folded.made[described.calls[made.name]]: small.get(made.name) for made in groups}
     types = spread(folded.program, {**decided, **inside})
-    return Wanted(groups, [made for made in coded if made.kind in JOINTS], plan, codes, small, types)
+    joints = [made for made in coded if made.kind in JOINTS]
+    return Wanted(groups, joints, plan, codes, small, types, emulates=plan.target == TORCH_EMULATED)
 
 
 def _between_casts(
@@ -153,15 +156,18 @@ def _labels(graph: fx.Graph, known: Mapping[fx.Node, str], modules: Mapping[fx.N
     """A label for every call of `graph`."""
     calls = [node for node in graph.nodes if node.op in ("call_function", "call_module")]
     return [
-        Label(known.get(node, node.name), modules[node].computes, _precision(modules[node].call.scheme))
+        Label(known.get(node, node.name), modules[node].computes, _precision(modules[node]))
         if node in modules
         else Label(known.get(node, node.name))
         for node in calls
     ]
 
 
-def _precision(scheme: Scheme) -> str:
+def _precision(module: Layer) -> str:
     """What a module multiplies in, in the words of a target."""
+    scheme = module.call.scheme
+    if isinstance(module, Emulated):
+        return "fp32"
     if scheme == TF32:
         return "tf32"
     if scheme.is_weight_only or not isinstance(scheme.activation, ScaledFormat):
@@ -178,17 +184,26 @@ def _reads(graph: Graph) -> Sequence[Tensor]:
     return tuple(graph.tensors[name] for name in graph.inputs)
 
 
-def _low(graph: Graph, plan: Plan) -> Mapping[str, Group]:
+def _low(graph: Graph, plan: Plan, *, emulates: bool) -> Mapping[str, Group]:
     groups = {made.name: made for made in group(graph)}
     unknown = sorted(plan.low - set(groups))
     if unknown:
         raise PlanError(f"the plan names groups that the model does not have: {', '.join(unknown[:5])}")
     low = {name: made for name, made in groups.items() if name in plan.low}
     for name, made in low.items():
-        reason = module_obstacle(graph, made, plan.scheme(name))
+        reason = (_unrounded if emulates else module_obstacle)(graph, made, plan.scheme(name))
         if reason:
             raise PlanError(f"the plan has {name} in {plan.scheme(name)}, but {reason}; set it to fp32")
     return low
+
+
+def _unrounded(graph: Graph, made: Group, scheme: Scheme) -> str:
+    """Why the operands of a group cannot be rounded to any format; "" if they can."""
+    if scheme.is_cast:
+        return module_obstacle(graph, made, scheme)
+    if made.kind not in (*PRODUCTS, Kind.GATHER) or made.kind is Kind.CONV_TRANSPOSE:
+        return "only linear layers, convolutions, products and tables are emulated"
+    return ""
 
 
 def _dtype(scheme: Scheme) -> torch.dtype | None:

@@ -20,8 +20,9 @@ from fewbits.models.pytorch.casting import Types
 from fewbits.models.pytorch.fusing import Joints, Product, fuse
 from fewbits.models.pytorch.graph import Described
 from fewbits.models.pytorch.program import Program, holder, tensors_in
+from fewbits.models.torch_ops.emulated_layers import Emulated
 from fewbits.models.torch_ops.encoding import DECODES, ENCODES, Decode, Encode
-from fewbits.models.torch_ops.module import GivenCodes, Layer
+from fewbits.models.torch_ops.module import GivenCodes, Layer, LowPrecision
 from fewbits.models.torch_ops.onednn_layers import Int8Conv, Int8Linear
 from fewbits.models.torch_ops.operation import Call, Range, Sort
 from fewbits.models.torch_ops.writing import choose, write
@@ -47,7 +48,8 @@ class Lowered:
 class Wanted:
     """What is to be lowered: `groups` become modules in the schemes of `plan`, with those of `codes` that it names;
     sums in `joints` read codes where they can. Groups that `small` names read and give that type, as far as there is a
-    kernel that does; `types` are those of all calls of the program in a small float."""
+    kernel that does; `types` are those of all calls of the program in a small float. `emulates`: operands are rounded,
+    and multiplied in float32."""
 
     groups: Sequence[Group]
     joints: Sequence[Group]
@@ -55,6 +57,7 @@ class Wanted:
     codes: Codes
     small: Mapping[str, torch.dtype]
     types: Types
+    emulates: bool = False
 
 
 def lower(program: Program, described: Described, before: Mapping[fx.Node, fx.Node], wanted: Wanted) -> Lowered:
@@ -126,12 +129,19 @@ class _Lowering:
         conv = convolution(node, shape) if sort is Sort.CONVOLUTION else None
         # Not every kernel gives small floats: those are cast behind it.
         calls = [Call(sort, scheme, shape, device, conv, kind) for kind in dict.fromkeys([result, torch.float32])]
-        ways = [(call, way) for call in calls if not isinstance(way := choose(call), str)]
+        found = [(call, self._way(call)) for call in calls]
+        ways = [(call, way) for call, way in found if not isinstance(way, str)]
         if not ways:
-            raise _refused(group, scheme, f"a {sort} cannot compute so on {device} ({choose(calls[-1])})")
+            raise _refused(group, scheme, f"a {sort} cannot compute so on {device} ({found[-1][1]})")
         call, way = ways[0]
         values = _range(plan, _read(group.operands[0], scheme)) if scheme.is_static and way in _ON_CODES else None
         return Product(call, way, activations(node, group)[0], values)
+
+    def _way(self, call: Call) -> type[LowPrecision] | str:
+        """What computes `call`, or why nothing does."""
+        if self.wanted.emulates:
+            return Emulated.supported(call) or Emulated
+        return choose(call)
 
     def _call(self, anchor: fx.Node) -> fx.Node:
         """The module of the product `anchor`, called."""
@@ -147,7 +157,7 @@ class _Lowering:
             parts = 1 if conv is None else conv.groups
             bias = corrected(weight, bias, scheme, given, means=plan.means[read[0]], tensor=read[0], groups=parts)
         try:
-            module = write(fused.call, weight, bias, ranges, given)
+            module = write(fused.call, weight, bias, ranges, given, emulate=self.wanted.emulates)
         except SchemeError as error:
             raise _refused(group, scheme, str(error)) from error
         operands = activations(anchor, group)
