@@ -56,7 +56,7 @@ def test_the_python_in_the_page_on_formats_runs(tmp_path: Path, monkeypatch: pyt
 def test_the_python_in_the_page_on_pytorch_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed: Timing) -> None:
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[1] / "docs" / "pytorch.md").read_text(encoding="utf-8")
-    tuning, carrying = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    tuning, carrying, emulating = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     module = Residual().eval()
     x = torch.randn(64, 3, 8, 8)
     names: dict[str, Any] = {"model": module, "loader": [x[:32], x[32:]]}
@@ -67,6 +67,9 @@ def test_the_python_in_the_page_on_pytorch_runs(tmp_path: Path, monkeypatch: pyt
     exec(carrying, names)
     assert names["back"].plan.low == names["plan"].low
     assert torch.allclose(names["converted"](x), module(x), atol=0.1)
+    exec(emulating, names)
+    plain = module(x).detach()
+    assert 0 < float((names["emulated"](x) - plain).norm() / plain.norm()) < 0.5
 
 
 def test_every_command_in_the_table_exists() -> None:
