@@ -66,12 +66,14 @@ def compiled_kernels(module: Converted, given: Sequence[torch.Tensor], calls: in
     nodes = [node for node in module.graph.nodes if node.op in ("call_function", "call_module")]
     numbers = {node: number for number, node in enumerate(nodes)}
     inputs = dict(zip((one for one in module.graph.nodes if one.op == "placeholder"), given, strict=True))
-    found: list[Executed] = []
+    parts = []
     for part in _parts(module.graph):
-        graph = _numbered(module.graph_module, part, numbers)
-        read = [inputs[node] for node in part if node.op == "placeholder"]
-        found += _profiled(graph, read, module.labels, calls, device)
-    return tuple(found)
+        origins, read = _Origins(), [inputs[node] for node in part if node.op == "placeholder"]
+        call = _compiled(_numbered(module.graph_module, part, numbers), read, origins)
+        for _ in range(DROPPED_CALLS):
+            call(*read)
+        parts.append(_Part(call, read, origins))
+    return tuple(_profiled(parts, module.labels, calls, device))
 
 
 def _parts(graph: fx.Graph) -> list[list[fx.Node]]:
@@ -133,7 +135,9 @@ class _Origins:
                 continue
             # What a pass put there without saying why belongs to what it reads.
             before = [number_of[source] for source in node.all_input_nodes if source in number_of]
-            number = max(_named(node), *before, -1) if _named(node) < 0 else _named(node)
+            number = _named(node)
+            if number < 0:
+                number = max(before, default=-1)
             if number < 0:
                 continue
             number_of[node] = number
@@ -179,24 +183,30 @@ def _named(node: fx.Node) -> int:
     return -1
 
 
-def _profiled(
-    graph: fx.GraphModule, given: Sequence[torch.Tensor], labels: Sequence[Label], calls: int, device: str
-) -> Iterator[Executed]:
-    origins = _Origins()
-    call = _compiled(graph, given, origins)
-    for _ in range(DROPPED_CALLS):
-        call(*given)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Something that was compiled as one, and what it reads."""
+
+    call: Callable[..., object]
+    given: Sequence[torch.Tensor]
+    origins: _Origins
+
+
+def _profiled(parts: Sequence[_Part], labels: Sequence[Label], calls: int, device: str) -> Iterator[Executed]:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with profile(activities=activities, record_shapes=True) as seen:
-        for _ in range(calls):
-            with record_function(_ROUND):
-                call(*given)
+        for place, part in enumerate(parts):
+            for _ in range(calls):
+                with record_function(f"{_ROUND}{place}"):
+                    part.call(*part.given)
         if device == "cuda":
             torch.cuda.synchronize()
-    rounds = [list(_kernels(one)) for one in seen.events() or () if one.name == _ROUND]
-    for same in zip(*rounds, strict=True):
-        seconds = usual([_seconds(one) for one in same])
-        yield from _executed(same[0], origins, labels, seconds)
+    events = list(seen.events() or ())
+    for place, part in enumerate(parts):
+        rounds = [list(_kernels(one)) for one in events if one.name == f"{_ROUND}{place}"]
+        for same in zip(*rounds, strict=True):
+            seconds = usual([_seconds(one) for one in same])
+            yield from _executed(same[0], part.origins, labels, seconds)
 
 
 def _compiled(graph: fx.GraphModule, given: Sequence[torch.Tensor], origins: _Origins) -> Callable[..., object]:
@@ -258,8 +268,8 @@ def _fused(numbers: Sequence[int], origins: _Origins, labels: Sequence[Label], s
     computing = [number for number in numbers if not _converts(labels[number])]
     if not computing:
         return Executed(f"{names[0]}.fused", "fused", "boundary", names, seconds)
-    types = [origins.types[number] for number in computing if number in origins.types]
-    precision = precision_of(types[-1]) if types else "unknown"
+    # Of calls in several types, those in a small one are what a plan asks about.
+    precision = _narrowest([origins.types[number] for number in computing if number in origins.types])
     return Executed(f"{labels[computing[0]].name}.fused", "fused", precision, names, seconds)
 
 

@@ -59,7 +59,7 @@ class Net(nn.Module):
 
 def net(name: str) -> tuple[Net, TorchModel]:
     torch.manual_seed(0)
-    module = Net(name).eval()
+    module = Net(name).eval().requires_grad_(False)
     return module, TorchModel.of(module, {"x": X})
 
 
@@ -126,12 +126,12 @@ def test_a_step_in_codes_is_what_the_formats_say() -> None:
     assert away(first.sigmoid() * new.tanh(), found) < (1e-5 if torch.cpu._is_vnni_supported() else 0.02)
 
 
-def test_codes_of_another_first_state_are_found_again() -> None:
-    """The state is coded at every step, and not with the range of the first call."""
+def test_ranges_are_found_at_every_call() -> None:
     module, model = net("lstm")
     converted = model.module(only(model, INT8_DYNAMIC))
     converted(X)
-    assert away(module(9 * X)[0], converted(9 * X)[0]) < BOUNDS[INT8_DYNAMIC]
+    # Within the range of the first call nine of these would be one: most of them would be cut off.
+    assert away(module(9 * X)[0], converted(9 * X)[0]) < 0.1 < away(module(9 * X)[0], module(X)[0])
 
 
 def test_a_compiler_takes_them_whole() -> None:
@@ -167,11 +167,23 @@ def test_what_has_no_kernel_is_refused_with_the_reason(name: str, scheme: Scheme
 
 
 def test_what_ran_is_read_back() -> None:
-    _, model = net("lstm")
-    for scheme, kernel, precision in ((BF16, "rnn ", "bf16"), (INT8_DYNAMIC, "aten::quantized_lstm", "int8")):
-        executed = Torch.of(1).executed(model.converted(only(model, scheme)), {"x": X.numpy()}, 2)
-        share = attribute(model.graph, group(model.graph), executed)["rnn"]
-        assert share.kernel.startswith(kernel) and share.precision == precision
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.LSTM(WIDTH, HIDDEN, batch_first=True)
+            self.second = nn.LSTM(HIDDEN, HIDDEN, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.second(self.first(x)[0])[0]
+            return found
+
+    model = TorchModel.of(Two(), {"x": X})
+    plan = Plan(model.sha256, {"first": Choice(str(BF16), ""), "second": Choice(str(INT8_DYNAMIC), "")}, {})
+    shares = attribute(
+        model.graph, group(model.graph), Torch.of(1).executed(model.converted(plan), {"x": X.numpy()}, 2)
+    )
+    assert shares["first"].kernel.startswith("rnn ") and shares["first"].precision == "bf16"
+    assert (shares["second"].kernel, shares["second"].precision) == ("aten::quantized_lstm", "int8")
 
 
 def test_a_plan_carries_over_to_the_onnx_form_and_back() -> None:
