@@ -10,7 +10,7 @@ from fewbits.formats.granularity import Group as Block
 from fewbits.formats.granularity import Tensor as OneScale
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.scaled import REAL, ScaledFormat
-from fewbits.formats.scheme import TF32, Scheme
+from fewbits.formats.scheme import TF32, UINT8_TENSOR, Scheme
 from fewbits.graph import Graph, Kind, Node, Tensor
 from fewbits.grouping import MATRICES, RECURRENT, Group
 
@@ -43,6 +43,8 @@ def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool =
         return ""
     if _is_empty(graph, group):
         return "it works on tensors without elements"
+    if scheme.dynamic and scheme.activation != UINT8_TENSOR and not gives_floats:
+        return "ranges that are found at every call are those of uint8 with one scale for the tensor there"
     if group.kind in RECURRENT:
         return _recurrent(graph, group, scheme)
     if group.kind is Kind.GATHER:
