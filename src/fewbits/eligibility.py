@@ -33,6 +33,11 @@ def module_obstacle(graph: Graph, group: Group, scheme: Scheme) -> str:
         return _cast(graph, group) if multiplies else "only products are computed in tf32"
     if not scheme.is_fp32 and not scheme.is_cast and not (group.is_product or group.kind is Kind.GATHER):
         return "joints are computed in floats only"
+    attributes = graph.node[group.name].attributes
+    if group.kind is Kind.GEMM and not scheme.is_cast and any(attributes.get(one, 1) != 1 for one in ("alpha", "beta")):
+        return (
+            "" if scheme.is_fp32 else "it scales its product or its bias (alpha, beta), which no kernel of codes does"
+        )
     return obstacle(graph, group, scheme, gives_floats=True)
 
 

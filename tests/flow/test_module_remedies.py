@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from fewbits.data.batches import Batch
 from fewbits.flow.calibrate import calibrate, errors_of
 from fewbits.flow.job import Job, Wish
 from fewbits.flow.remedies.correcting import correct
+from fewbits.flow.remedies.equalise import equalise
 from fewbits.flow.remedies.smooth import smooth
 from fewbits.formats.scheme import INT8_SMOOTHED, Scheme
+from fewbits.models.protocol import Model
 from fewbits.plan import Plan
 from fewbits.smoothing import parse
 from jobs import job, opened, site
@@ -62,3 +65,25 @@ def test_biases_are_corrected_where_that_lowers_the_error(one: Job) -> None:
     # Tried in earnest: what is measured with the means differs from what is measured without.
     assert all(remedy.share != 1 for remedy in tried)
     assert bool(planned(corrected, INT8_SMOOTHED).means) == tried[0].taken
+
+
+def test_channels_are_evened_out_behind_a_clip(tmp_path: Path) -> None:
+    """ReLU6 of a module clips by numbers, that of an ONNX model by tensors."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU6(), nn.Linear(32, 4)).eval()
+    with torch.no_grad():
+        module[0].weight[:16] /= 64
+        module[0].bias[:16] /= 64
+        module[2].weight[:, :16] *= 64
+    x = {"input": np.random.default_rng(1).standard_normal((160, FEATURES)).astype(np.float32)}
+    found = equalise(job(opened(module, x, target="torch:cpu"), tmp_path))
+    (factors,) = map(parse, found.equalised.values())
+    assert factors[:16].max() < factors[16:].min()
+    batch = Batch({"input": x["input"]})
+    (expected,), (got,) = job_outputs(found.model, batch), job_outputs(found.model.equalised({}), batch)
+    np.testing.assert_allclose(expected, got, rtol=1e-3, atol=1e-3)
+
+
+def job_outputs(model: Model, batch: Batch) -> list[np.ndarray]:
+    (seen,) = model.observe([batch], [tensor.name for tensor in model.outputs])
+    return list(seen.values())
