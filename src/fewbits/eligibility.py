@@ -10,7 +10,7 @@ from fewbits.formats.granularity import Group as Block
 from fewbits.formats.granularity import Tensor as OneScale
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.scaled import REAL, ScaledFormat
-from fewbits.formats.scheme import INT8_DYNAMIC, INT8_STATIC, INT8_WEIGHT, TF32, Scheme
+from fewbits.formats.scheme import INT8_DYNAMIC, INT8_STATIC, INT8_WEIGHT, TF32, UINT8_TENSOR, Scheme
 from fewbits.graph import Graph, Kind, Node, Tensor
 from fewbits.grouping import MATRICES, RECURRENT, Group
 
@@ -39,6 +39,11 @@ def module_obstacle(graph: Graph, group: Group, scheme: Scheme) -> str:
             return "joints are computed in floats only, but for sums in int8 with ranges"
         if not any(_is_sum_of_convolution(graph, name) for name in group.operands):
             return "a sum is computed on codes behind a convolution over 2 axes that nothing else reads"
+    attributes = graph.node[group.name].attributes
+    if group.kind is Kind.GEMM and not scheme.is_cast and any(attributes.get(one, 1) != 1 for one in ("alpha", "beta")):
+        return (
+            "" if scheme.is_fp32 else "it scales its product or its bias (alpha, beta), which no kernel of codes does"
+        )
     return obstacle(graph, group, scheme, gives_floats=True)
 
 
@@ -88,6 +93,8 @@ def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool =
         return ""
     if _is_empty(graph, group):
         return "it works on tensors without elements"
+    if scheme.dynamic and scheme.activation != UINT8_TENSOR and not gives_floats:
+        return "ranges that are found at every call are those of uint8 with one scale for the tensor there"
     if group.kind in RECURRENT:
         return _recurrent(graph, group, scheme)
     if group.kind is Kind.GATHER:

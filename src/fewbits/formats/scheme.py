@@ -25,7 +25,7 @@ from fewbits.formats.floating import BF16 as BF16_ELEMENT
 from fewbits.formats.floating import FP16 as FP16_ELEMENT
 from fewbits.formats.floating import TF32 as TF32_ELEMENT
 from fewbits.formats.floating import FloatFormat
-from fewbits.formats.granularity import Channel, Group, Tensor
+from fewbits.formats.granularity import Channel, Group, Tensor, Token
 from fewbits.formats.integer import INT8R, UINT8, IntFormat
 from fewbits.formats.scaled import Format, ScaledFormat
 from fewbits.formats.text import format_text, parse
@@ -157,6 +157,8 @@ INT8_SYMMETRIC_PAIR = Scheme(INT8_TENSOR, INT8_TENSOR)
 INT8_SMOOTHED = replace(INT8_STATIC, smoothed=True)
 INT8_SYMMETRIC_SMOOTHED = replace(INT8_SYMMETRIC, smoothed=True)
 INT8_DYNAMIC = Scheme(INT8_CHANNEL, UINT8_TENSOR, dynamic=True)
+INT8_TOKENS = Scheme(INT8_CHANNEL, ScaledFormat(UINT8, Token()), dynamic=True)
+"""The same with a range for each token, so that one with large values costs the others nothing."""
 INT8_DYNAMIC_PAIR = Scheme(INT8_TENSOR, UINT8_TENSOR, dynamic=True)
 """The same with one scale for a constant that is no matrix of columns."""
 INT8_WEIGHT = Scheme(INT8_CHANNEL)

@@ -19,7 +19,7 @@ from fewbits.eligibility import module_obstacle, obstacle
 from fewbits.flow import export_onnx, plan_for_module, plan_for_onnx
 from fewbits.formats.granularity import Channel
 from fewbits.formats.quantize import quantize
-from fewbits.formats.scheme import INT8_CHANNEL, INT8_SMOOTHED, INT8_STATIC
+from fewbits.formats.scheme import INT8_CHANNEL, INT8_SMOOTHED, INT8_STATIC, INT8_TOKENS
 from fewbits.graph import Kind
 from fewbits.grouping import Group, group, tied
 from fewbits.means import text as means_text
@@ -183,3 +183,12 @@ def test_there_and_back_is_the_same_plan(name: str) -> None:
     assert (back.plan.equalised, back.plan.codes) == (plan.equalised, plan.codes)
     # A tensor that is the same under two names has both.
     assert plan.smoothing.items() <= back.plan.smoothing.items() and plan.means.items() <= back.plan.means.items()
+
+
+def test_scales_per_token_stay_with_the_module() -> None:
+    """ONNX finds one range for the tensor at every call: it would compute something else."""
+    twins = exported("encoder")
+    layer = "layers.0.linear2"
+    carried = plan_for_onnx(Plan(twins.module.sha256, {layer: Choice(str(INT8_TOKENS), "test")}, {}), twins)
+    assert not carried.plan.low
+    assert [(left.what, left.reason.partition(" ")[0]) for left in carried.left] == [("scheme", "ranges")]

@@ -90,3 +90,23 @@ def test_equalised_channels_leave_the_function_as_it_is() -> None:
     (other,) = scaled.observe([Batch({"input": x.numpy()})], ["output"])
     np.testing.assert_allclose(other["output"], plain["output"], rtol=1e-4, atol=1e-5)
     assert scaled.original() == model.original()
+
+
+def test_a_product_that_scales_itself_is_no_product_of_codes() -> None:
+    """Kernels of codes know no alpha and beta: they would compute something else."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(16, 8)), nn.Parameter(torch.randn(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.addmm(self.bias, x, self.weight, beta=2.0, alpha=0.5)
+
+    torch.manual_seed(0)
+    module, x = Scaled(), torch.randn(9, 16)
+    model = TorchModel.of(module, {"x": x})
+    with pytest.raises(PlanError, match="alpha, beta"):
+        model.module(Plan(model.sha256, {"addmm": Choice(str(INT8_DYNAMIC), "")}, {}))
+    cast = model.module(Plan(model.sha256, {"addmm": Choice(str(BF16), "")}, {}))
+    assert error(module(x), cast(x)) < 0.02

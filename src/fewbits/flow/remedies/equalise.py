@@ -126,10 +126,16 @@ def _limit(job: Job, junction: Junction) -> float | None:
     """Where the activation of `junction` clips; ``None`` if it does so below in another way than a Relu."""
     if not junction.clip:
         return inf
-    low, high = (*job.graph.node[junction.clip].inputs[1:], "", "")[:2]
-    if not low or float(job.model.weight(low)) != 0.0:
+    node = job.graph.node[junction.clip]
+    low, high = (*node.inputs[1:], "", "")[:2]
+    ends = [float(job.model.weight(name)) if name else None for name in (low, high)]
+    # What a module's own call clips by are numbers and no tensors.
+    for place, names in enumerate((("min_val", "min"), ("max_val", "max"))):
+        numbers = [node.attributes[name] for name in names if name in node.attributes]
+        ends[place] = next((float(one) for one in numbers if isinstance(one, int | float)), ends[place])
+    if ends[0] != 0.0:
         return None
-    return float(job.model.weight(high)) if high else inf
+    return inf if ends[1] is None else ends[1]
 
 
 def _layer(job: Job, group: Group) -> Layer:
