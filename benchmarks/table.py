@@ -346,6 +346,27 @@ def training_gpu_table(path: Path) -> str:
     return markdown(head, rows) + f"\n{stored['device']}; {versions}; {stored['date']}.\n"
 
 
+def training_speed_table(path: Path) -> str:
+    """Steps of training on the CPU: milliseconds, and how many times as long as what each is held against."""
+    if not path.is_file():
+        return NOT_MEASURED
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        (
+            row["net"],
+            row["way"],
+            f"{row['seconds'] * 1e3:.1f} ms",
+            f"{row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
+            f"{row['against']}, {row['against_seconds'] * 1e3:.1f} ms",
+        )
+        for row in stored["rows"]
+    ]
+    machine = stored["machine"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    said = f"\n{machine['cpu']}, {machine['cores']} cores, {stored['threads']} threads; {versions}; {stored['date']}.\n"
+    return markdown(("network", "how", "one step", "times as long as", "which takes"), rows) + said
+
+
 def formats_gpu_table(path: Path) -> str:
     """Casts on a GPU: elements per second, and the share of the speed of copying."""
     if not path.is_file():
@@ -368,6 +389,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "torch_cpu": lambda: torch_cpu_table(_RESULTS / "torch_cpu.json"),
     "auto_target": lambda: auto_target_table(_RESULTS / "auto_target.json"),
     "torch_models": lambda: torch_models_table(_RESULTS / "torch_models_gpu.json"),
+    "training_speed": lambda: training_speed_table(_RESULTS / "training_speed.json"),
     "training_gpu": lambda: training_gpu_table(_RESULTS / "training_gpu_speed.json"),
     "latency": lambda: latency_table(read_latency()),
     "accuracy": lambda: accuracy_table(read_latency()),

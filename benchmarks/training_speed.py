@@ -1,9 +1,9 @@
 """What emulated low precision costs in training on the CPU: beside fp32, a hand-written autocast loop, and qtorch.
 
 Every candidate lives in a process of its own; one works at a time, in blocks that rotate. A round is one block of every
-candidate of a contest, the figure the median over rounds of the paired ratio of block medians, with its interval. qtorch
-(PyPI) is built on first use and lives in an environment of its own, with the same torch; without one its rows are left
-out:
+candidate of a contest; the figure is the median over rounds of the paired ratio of block medians, with its interval.
+qtorch (PyPI) is built on first use and lives in an environment of its own, with the same torch; without one its rows
+are left out:
 
     python -m venv qtorch && qtorch/bin/pip install torch==2.13.0 numpy qtorch ninja setuptools
     python benchmarks/training_speed.py --qtorch-python qtorch/bin/python        # about seven minutes
@@ -32,6 +32,7 @@ from training_speed_worker import NETS
 RESULT = Path(__file__).parent / "results" / "training_speed.json"
 WORKER = Path(__file__).parent / "training_speed_worker.py"
 PACKAGES = ("fewbits", "torch", "numpy", "numba")
+EMULATED = ("fp8_hybrid_current", "fp8_mellempudi", "mxfp8_rceil")
 QTORCH = "qtorch "
 
 
@@ -50,12 +51,9 @@ class Contest:
 CONTESTS = (
     Contest(
         "emulation",
-        ("fp32", "fp8_hybrid_current", "fp8_mellempudi", "mxfp8_rceil")
-        + (QTORCH + "fp8_mellempudi", QTORCH + "fp8_hybrid_current"),
+        ("fp32", *EMULATED, QTORCH + "fp8_mellempudi", QTORCH + "fp8_hybrid_current"),
         (
-            ("fp8_hybrid_current", "fp32", 2.0),
-            ("fp8_mellempudi", "fp32", 2.0),
-            ("mxfp8_rceil", "fp32", 2.0),
+            *((recipe, "fp32", 2.0) for recipe in EMULATED),
             (QTORCH + "fp8_mellempudi", "fp8_mellempudi", 0.0),
             (QTORCH + "fp8_hybrid_current", "fp8_hybrid_current", 0.0),
         ),

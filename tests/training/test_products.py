@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,9 @@ from fewbits.training.hadamard import rotated
 from fewbits.training.lowering import lowering_of
 from fewbits.training.orientation import oriented
 from fewbits.training.policy import RULES, Policy, Rule
+from fewbits.training.products import Product
 from fewbits.training.sums import product
+from fewbits.training.watch import LayerScale
 from training_nets import convolutional, images, transformer
 
 EXACT = "recipe: exact; weight forward: fp32; activation forward: fp32; error backward: fp32"
@@ -283,6 +286,55 @@ class TestHardware:
         names = {name for name in training.names() if hardware.float8_linear(training.recipe(name)) is not None}
         assert names == {"fp8_hybrid_current", "fp8_rowwise"}
         assert "emulated" in hardware.missing(torch.device("cpu"))
+
+
+SMALL = (
+    "recipe: small; weight forward: {0}; activation forward: {0}; error backward: {1}; error output: {1}; "
+    "gradient: {1}; scaler: layer_adaptive"
+)
+
+
+@pytest.mark.parametrize("formats", [("fp16", "fp16 nonsaturate"), ("fp8_e5m2", "fp8_e5m2 stochastic nonsaturate")])
+@pytest.mark.parametrize("factor", [2.0**-5, 16.0, 1024.0])
+@pytest.mark.parametrize("net", ["convolutional", "transformer"])
+def test_a_factor_within_the_casts_is_one_outside(
+    net: str, factor: float, formats: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors that are multiplied in the same pass that casts them give the bits of a pass of their own."""
+    found, inside = [], []
+
+    def outside(how: Product, factor: float, error: torch.Tensor) -> tuple[float, float]:
+        return factor, 1.0
+
+    for way in (Product.split, outside):
+
+        def split(how: Product, factor: float, error: torch.Tensor, way: Any = way) -> tuple[float, float]:
+            pair = way(how, factor, error)
+            inside.append(pair[1] == factor)
+            return pair
+
+        monkeypatch.setattr(Product, "split", split)
+        torch.manual_seed(0)
+        model, x = (convolutional(), images()[0]) if net == "convolutional" else (transformer(), torch.randn(2, 5, 16))
+        low = training.lower(model, training.recipe(SMALL.format(*formats) + "; reach: products"))
+        own = lowering_of(low)
+        (low(x).square().sum() * 2.0**-12).backward()
+        model.zero_grad()
+        own.watch.scales = {name: LayerScale(1.0, factor) for name in own.products}
+        x = x.clone().requires_grad_()
+        (low(x).square().sum() * 2.0**-12).backward()
+        found.append([x.grad, *(parameter.grad.clone() for parameter in model.parameters())])
+        model.zero_grad()
+    assert any(inside)
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one.view(torch.int32), other.view(torch.int32))
+
+
+def test_no_factor_within_where_bits_could_change() -> None:
+    error = torch.ones(2)
+    for formats, factor in ((("fp16", "bf16"), 16.0), (("fp32", "fp16"), 16.0), (("fp16", "fp16"), 3.0)):
+        low = training.lower(nn.Linear(4, 4), training.recipe(SMALL.format(*formats)))
+        assert lowering_of(low).product("").split(factor, error) == (factor, 1.0)
 
 
 # Of torch's own tracer.

@@ -13,7 +13,8 @@ from fewbits.formats.text import format_text
 def check_cast(format: Format, rounding: Rounding, overflow: Overflow, *, keyed: bool, with_scales: bool) -> None:
     """Raise FormatError, saying what to write instead, if an array cannot be cast in this way whatever it holds.
 
-    `keyed`: there are random numbers. `with_scales`: the scales are given beside a format that may say nothing about them.
+    `keyed`: there are random numbers. `with_scales`: the scales are given beside a format that may say nothing about
+    them.
     """
     element, name = element_of(format), format_text(format)
     if not with_scales and isinstance(format, IntFormat) and not format.fraction:

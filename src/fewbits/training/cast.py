@@ -45,18 +45,29 @@ class Cast:
         object.__setattr__(self, "number", tensor_id(self.name))
         object.__setattr__(self, "keeps", self.cell.is_identity)
 
-    def __call__(self, x: torch.Tensor, summed: int = -1) -> torch.Tensor:
-        """`x`, float32, as its format holds it; `summed` is the axis that the product sums over."""
+    def __call__(self, x: torch.Tensor, summed: int = -1, factor: float = 1.0) -> torch.Tensor:
+        """`x`, float32, as its format holds it; `summed` is the axis that the product sums over.
+
+        With a `factor`, of a format without scales, it is `x` times the factor that the format holds: the cast of that
+        product, divided by the factor again, in one pass. Not where a compiler traces.
+        """
         if self.keeps:
             return x
         if torch.compiler.is_compiling():
             found: torch.Tensor = _cast_op(x, self.clock, self.history, self.text, summed, self.seed, self.number)
             return found
-        return _cast(x, self.clock, self.history, self.cell, summed, self.seed, self.number)
+        return _cast(x, self.clock, self.history, self.cell, summed, self.seed, self.number, factor)
 
 
 def _cast(
-    x: torch.Tensor, clock: torch.Tensor, history: torch.Tensor, cell: Cell, summed: int, seed: int, tensor: int
+    x: torch.Tensor,
+    clock: torch.Tensor,
+    history: torch.Tensor,
+    cell: Cell,
+    summed: int,
+    seed: int,
+    tensor: int,
+    factor: float = 1.0,
 ) -> torch.Tensor:
     with torch.no_grad():
         x = x.detach()
@@ -65,7 +76,7 @@ def _cast(
             x = rotated(x, cell.hadamard, summed, seed)
         format = oriented(cell.format, summed, x.ndim)
         key = NoiseKey(seed, int(clock) & _MASK, tensor) if cell.rounding is Rounding.STOCHASTIC else None
-        scale: torch.Tensor | float | None = cell.fixed or None
+        scale: torch.Tensor | float | None = cell.fixed or (1 / factor if factor != 1 else None)
         if history.numel():
             scale = delayed_scale(x, history, format)
         return fake_quantize(x, format, scale=scale, rounding=cell.rounding, overflow=cell.overflow, key=key)

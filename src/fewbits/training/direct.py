@@ -8,7 +8,6 @@ the lists say nothing about.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -86,15 +85,17 @@ def takes(module: nn.Module) -> bool:
 
 def like(module: M, policy: Policy) -> M:
     """A layer with everything that `module`, of a kind that `takes` knows, has, which asks `policy`."""
-    kind = _kind(type(module))
-    made = kind.__new__(kind)
+    direct: type[M] = _CLASSES[type(module)]  # type: ignore[assignment]  # which is a class below that of `module`
+    made = direct.__new__(direct)
     made.__dict__.update(module.__dict__)
     made.__dict__["policy"] = policy
-    return made  # type: ignore[return-value]
+    return made
 
 
-@cache
-def _kind(kind: type[nn.Module]) -> type[nn.Module]:
+def _class(kind: type[nn.Module]) -> type[nn.Module]:
     operation, arguments = ONE.get(kind, (None, _linear))
     own = {"__module__": kind.__module__, "operation": staticmethod(operation) if operation else None}
     return type(kind.__name__, (Direct, kind), {**own, "arguments": staticmethod(arguments)})
+
+
+_CLASSES: Mapping[type[nn.Module], type[nn.Module]] = {kind: _class(kind) for kind in (*QUIET, *ONE)}

@@ -9,17 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import frexp
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from fewbits.formats.floating import FloatFormat
 from fewbits.training.accumulation import Accumulation
 from fewbits.training.cast import Cast
+from fewbits.training.cell import Cell
 from fewbits.training.orientation import same_either_way
 from fewbits.training.sums import product
 from fewbits.training.table import INHERITS, Place
 from fewbits.training.watch import Watch
+
+_OPERANDS = (Place.ERROR_BACKWARD, Place.ERROR_WEIGHT, Place.WEIGHT_BACKWARD, Place.ACTIVATION_BACKWARD)
+_LEAST, _HALF = 2.0**-40, 0.5
 
 ConvArguments = tuple[list[int], list[int], list[int], bool, list[int], int]
 """Stride, padding, dilation, whether transposed, output padding, groups."""
@@ -38,6 +44,19 @@ class Product:
         """Whether the tensor at `place` is the one that was cast already for the place it inherits from."""
         mine, other = self.casts[place].cell, self.casts[INHERITS[place]].cell
         return mine == other and same_either_way(mine.format)
+
+    def split(self, factor: float, error: torch.Tensor) -> tuple[float, float]:
+        """What `error` is multiplied by, and what its casts multiply and divide by within: `factor` is one of them.
+
+        Both are the same bits where the second is offered: powers of two, and formats so far from float32's ends that
+        no sum of products comes near them. The second saves passes over memory.
+        """
+        usual = error.device.type == "cpu" and not torch.compiler.is_compiling() and frexp(factor)[0] == _HALF
+        if factor == 1 or not usual or not _LEAST <= factor <= 1 / _LEAST or not self.sums.is_exact:
+            return factor, 1.0
+        within = all(_is_far(self.casts[place].cell) for place in _OPERANDS)
+        within &= all(_is_plain(self.casts[place].cell) for place in (Place.ERROR_OUTPUT, Place.GRADIENT))
+        return (1.0, factor) if within else (factor, 1.0)
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, how: Product) -> torch.Tensor:
@@ -94,21 +113,22 @@ class _Linear(torch.autograd.Function):
         x_type, weight_type, bias_type = ctx.types
         error = errors[0].float()
         bias = error.sum(0).to(bias_type) if bias_type is not None and ctx.needs_input_grad[2] else None
-        factor = how.watch.factor(how.name, error, weight, error.shape[1])
+        factor, within = how.split(how.watch.factor(how.name, error, weight, error.shape[1]), error)
         error = _scaled(error, factor)
         how.watch.count(error)
-        low = how.casts[Place.ERROR_BACKWARD](error, 1)
+        low = how.casts[Place.ERROR_BACKWARD](error, 1, within)
         x = grad = None
         if ctx.needs_input_grad[0]:
             weight = (
                 weight if how.reuses(Place.WEIGHT_BACKWARD) else how.casts[Place.WEIGHT_BACKWARD](weight.float(), 0)
             )
-            x = _leaving(product(low, weight, how.sums), how, factor).to(x_type)
+            x = _leaving(product(low, weight, how.sums), how, factor, within).to(x_type)
         if ctx.needs_input_grad[1]:
-            low = low if how.reuses(Place.ERROR_WEIGHT) else how.casts[Place.ERROR_WEIGHT](error, 0)
+            low = low if how.reuses(Place.ERROR_WEIGHT) else how.casts[Place.ERROR_WEIGHT](error, 0, within)
             if not how.reuses(Place.ACTIVATION_BACKWARD):
                 saved = how.casts[Place.ACTIVATION_BACKWARD](saved.float(), 0)
-            grad = _scaled(how.casts[Place.GRADIENT](product(low.t(), saved, how.sums)), 1 / factor).to(weight_type)
+            grad = how.casts[Place.GRADIENT](product(low.t(), saved, how.sums), -1, within)
+            grad = _scaled(grad, 1 / factor).to(weight_type)
         return x, grad, bias, None
 
 
@@ -150,10 +170,10 @@ class _Convolution(torch.autograd.Function):
             bias = error.sum([0, *range(2, error.ndim)]).to(bias_type)
         # One outgoing error sums over the outgoing channels of its group, and the places of the kernel.
         depth = weight.numel() // weight.shape[0 if transposed else 1] // (1 if transposed else ctx.arguments[5])
-        factor = how.watch.factor(how.name, error, weight, max(depth, 1))
+        factor, within = how.split(how.watch.factor(how.name, error, weight, max(depth, 1)), error)
         error = _scaled(error, factor)
         how.watch.count(error)
-        low = how.casts[Place.ERROR_BACKWARD](error, 1)
+        low = how.casts[Place.ERROR_BACKWARD](error, 1, within)
         shared = how.reuses(Place.ERROR_WEIGHT) and how.reuses(Place.WEIGHT_BACKWARD)
         if shared and how.reuses(Place.ACTIVATION_BACKWARD):
             x, grad = _convolution_backward(low, saved, weight, ctx.arguments, wants_x, wants_weight)
@@ -164,14 +184,14 @@ class _Convolution(torch.autograd.Function):
                     weight = how.casts[Place.WEIGHT_BACKWARD](weight.float(), 1 if transposed else 0)
                 x, _ = _convolution_backward(low, saved.float(), weight, ctx.arguments, True, False)
             if wants_weight:
-                low = low if how.reuses(Place.ERROR_WEIGHT) else how.casts[Place.ERROR_WEIGHT](error, 0)
+                low = low if how.reuses(Place.ERROR_WEIGHT) else how.casts[Place.ERROR_WEIGHT](error, 0, within)
                 if not how.reuses(Place.ACTIVATION_BACKWARD):
                     saved = how.casts[Place.ACTIVATION_BACKWARD](saved.float(), 0)
                 _, grad = _convolution_backward(low, saved, weight.float(), ctx.arguments, False, True)
         if x is not None:
-            x = _leaving(x, how, factor).to(x_type)
+            x = _leaving(x, how, factor, within).to(x_type)
         if grad is not None:
-            grad = _scaled(how.casts[Place.GRADIENT](grad), 1 / factor).to(weight_type)
+            grad = _scaled(how.casts[Place.GRADIENT](grad, -1, within), 1 / factor).to(weight_type)
         return x, grad, bias, None, None
 
 
@@ -192,22 +212,37 @@ class _Matmul(torch.autograd.Function):
         how: Product = ctx.how
         a, b = ctx.saved_tensors
         error = errors[0].float()
-        factor = how.watch.factor(how.name, error, b, error.shape[-1])
+        factor, within = how.split(how.watch.factor(how.name, error, b, error.shape[-1]), error)
         error = _scaled(error, factor)
         how.watch.count(error)
-        low = how.casts[Place.ERROR_BACKWARD](error)
+        low = how.casts[Place.ERROR_BACKWARD](error, -1, within)
         again = how.casts[Place.ACTIVATION_BACKWARD]
         grad_a = grad_b = None
         if ctx.needs_input_grad[0]:
             right = b if _both_ways(how) else again(b.float())
-            grad_a = _leaving(low @ right.mT, how, factor).to(ctx.types[0])
+            grad_a = _leaving(low @ right.mT, how, factor, within).to(ctx.types[0])
         if ctx.needs_input_grad[1]:
             turned = low.mT
             if not how.reuses(Place.ERROR_WEIGHT):
-                turned = how.casts[Place.ERROR_WEIGHT](error.mT.contiguous())
+                turned = how.casts[Place.ERROR_WEIGHT](error.mT.contiguous(), -1, within)
             left = a.mT if _both_ways(how) else again(a.float().mT.contiguous())
-            grad_b = _leaving(left @ turned.mT, how, factor).to(ctx.types[1])
+            grad_b = _leaving(left @ turned.mT, how, factor, within).to(ctx.types[1])
         return grad_a, grad_b, None
+
+
+def _is_plain(cell: Cell) -> bool:
+    return isinstance(cell.format, FloatFormat) and not cell.hadamard
+
+
+def _is_far(cell: Cell) -> bool:
+    """Whether values of `cell` are plain, and products of two are far from what float32 rounds otherwise."""
+    format = cell.format
+    return (
+        isinstance(format, FloatFormat)
+        and not cell.hadamard
+        and format.min_positive >= _LEAST
+        and format.max <= 1 / _LEAST
+    )
 
 
 def _both_ways(how: Product) -> bool:
@@ -224,8 +259,8 @@ def _convolution_backward(
     return (x_grad if wants_x else None), (w_grad if wants_w else None)
 
 
-def _leaving(error: torch.Tensor, how: Product, factor: float) -> torch.Tensor:
-    out = _scaled(how.casts[Place.ERROR_OUTPUT](error), 1 / factor)
+def _leaving(error: torch.Tensor, how: Product, factor: float, within: float) -> torch.Tensor:
+    out = _scaled(how.casts[Place.ERROR_OUTPUT](error, -1, within), 1 / factor)
     how.watch.leaving(how.name, out)
     return out
 

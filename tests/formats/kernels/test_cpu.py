@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -230,3 +232,33 @@ def test_handles_says_what_is_left_to_numpy():
         assert not cpu.handles(parse(text), (4, 64))
     assert not cpu.handles(parse("fp8_e4m3"), (0, 3))
     assert not cpu.handles(parse("int8/g4@1"), (2, 8, 3, 8)) or cpu.handles(parse("int8/g4@1"), (2, 8, 24))
+
+
+@pytest.mark.parametrize("text", ["fp8_e4m3/token/pow2-rceil", "mxfp8_e4m3-rceil", "int8r/token", "nvfp4", "int4r/g32"])
+@pytest.mark.parametrize("columns", [16, 32, 48, 64, 96, 128, 1000])
+def test_narrow_rows(text: str, columns: int) -> None:
+    x = hostile((1301, columns), columns)
+    np.testing.assert_array_equal(compiled(x, text).view(np.uint32), expected(x, text).view(np.uint32))
+
+
+@pytest.mark.parametrize("text", ["fp8_e4m3/tensor", "int8r/tensor", "mxfp8_e4m3/tensor", "bfp8"])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("ends", [1.0, 3e38, 1e-44])
+def test_one_scale_that_several_threads_find(text: str, in_place: bool, ends: float) -> None:
+    x = ordinary((400, 700)) * np.float32(ends / 8)
+    out = x.copy() if in_place else np.empty_like(x)
+    cpu.fake_quantize(out if in_place else x, out, parse(text), threads=2)
+    np.testing.assert_array_equal(out.view(np.uint32), expected(x, text).view(np.uint32))
+
+
+@pytest.mark.parametrize("scale", [2.0**-126, 2.0**-149, 2.0**-3, 1.0, 2.0**12, 2.0**126, 2.0**127, 3.0])
+@pytest.mark.parametrize("text", ["fp16/tensor", "fp8_e5m2/tensor", "int8/tensor"])
+def test_one_scale_that_is_given(text: str, scale: float) -> None:
+    format, x = parse(text), hostile((300, 301))
+    assert isinstance(format, ScaledFormat)
+    given_scales = Scales(np.full((1, 1), scale, np.float32), np.zeros((1, 1), np.int32), np.ones((), np.float32))
+    overflows = (SATURATE,) if "int" in text else (SATURATE, NONSATURATE)
+    for rounding, overflow in product((EVEN, STOCHASTIC), overflows):
+        ours = compiled(x, text, rounding, overflow, given_scales)
+        wanted = expected(x, text, rounding, overflow, given_scales)
+        np.testing.assert_array_equal(ours.view(np.uint32), wanted.view(np.uint32))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from math import prod
+from math import frexp, prod
 from typing import Any
 
 import numba
@@ -42,11 +42,13 @@ from fewbits.formats.scaled import Format, NestedScale, PowerOfTwoScale, ScaledF
 Float32 = NDArray[np.float32]
 
 _NO_SIZING = sizing_of(ScaledFormat(INT8, Tensor()))
+_LEAST_POWER = 2.0**-126  # of two that is normal and has a normal inverse
 _NO_NOISE = stream_of(NoiseKey(0))
 _NOTHING = np.empty((0, 0, 0), np.float32)
 
 _sizing = lru_cache(256)(sizing_of)
-_DISPATCHER: Any = cast_boxes  # numba's own type has no types that say what it can do
+_DISPATCHER: Any = cast_boxes  # what numba makes of a function has no types, and neither has its typeof
+_TYPEOF: Any = numba.typeof
 
 
 @lru_cache(1024)
@@ -236,7 +238,9 @@ class _Cast:
         with np.errstate(over="ignore"):
             finite = np.isfinite(scale.max() * np.float32(max(abs(end) for end in ends)))
         if finite and bool((scales.zero_point == zero_point).all()):
-            self.run(boxes, scale, ends=ends)
+            one = float(scale.flat[0]) if scale.size == 1 else 0.0
+            powers = frexp(one)[0] == 0.5 and _LEAST_POWER <= one <= 1 / _LEAST_POWER
+            self.run(boxes, scale, ends=ends, powers=powers)
             return
         low, high = (np.ascontiguousarray(end).reshape(lattice.scale_shape) for end in limits(scales, format))
         self.run(boxes, scale, low, high)
@@ -254,7 +258,7 @@ def _entry(writable: bool) -> Any:
     flag, none = False, _NOTHING
     given = (loop, x, _NO_NOISE, flag, flag, _NO_SIZING, flag, none, none, none, lattice, 0, 1, rule, out, flag)
     cast_boxes(*given)
-    return _DISPATCHER.get_overload(tuple(numba.typeof(one) for one in given))
+    return _DISPATCHER.get_overload(tuple(_TYPEOF(one) for one in given))
 
 
 @lru_cache(1024)
