@@ -7,8 +7,10 @@ Adam's updates do not depend on it, as long as nothing underflows.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 
+import pytest
 import torch
 
 from fewbits import training
@@ -29,6 +31,15 @@ FP16 = (
     "recipe: all_fp16; weight forward: fp16; activation forward: fp16; activation output: fp16; "
     "error backward: fp16 nonsaturate; error output: fp16 nonsaturate; gradient: fp16 nonsaturate; "
 )
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Products so small are slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @cache
