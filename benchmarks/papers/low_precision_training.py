@@ -1,7 +1,8 @@
 """Full forms of the papers on low-precision training: three seeds of every row, on digits and on a made translation.
 
-The quick forms are in ``tests/papers/``, with the same nets. Seeds 1 to 3 are those of nothing else: settings were
-chosen with seed 0. Runs are independent, and each takes one core; a run replaces the stored one of its row and seed.
+The quick forms are in ``tests/papers/``, with the same nets. Settings were chosen with seed 0; the length
+of the translation's training after a look at seed 1, too. Runs are independent, and each takes one core; a run replaces
+the stored one of its row and seed.
 
     python benchmarks/papers/low_precision_training.py [--only "mellempudi, translation"] [--seeds 1 2 3] [--jobs 2]
 
