@@ -13,7 +13,7 @@ from formats_guide_store import Guide, Point
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "*")
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "fewbits",
     "font.size": 8.0,
@@ -45,7 +45,7 @@ def _kinds(points: Sequence[Point]) -> Mapping[str, list[Point]]:
 
 def _figure(draw: Callable[[Figure, Guide], None], size: tuple[float, float]) -> Callable[[Guide], bytes]:
     def made(guide: Guide) -> bytes:
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(STYLE):
             figure = Figure(figsize=size, layout="constrained")
             draw(figure, guide)
             target = io.BytesIO()

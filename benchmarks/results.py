@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -178,12 +178,51 @@ class AllModules:
     __pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One training run of a paper's row: `accuracy` on held-out data (images, or words of greedy translations), `whole`
+    the share of sentences that are right (-1 for images), `loss` on held-out sentences, or in the last epoch on images,
+    `squares` the sum of the squares of the weights (-1 for translations), and the curves of training, a point for every
+    `every` steps."""
+
+    paper: str
+    task: str
+    row: str
+    recipe: str
+    loss_factor: float
+    seed: int
+    accuracy: float
+    whole: float
+    loss: float
+    squares: float
+    skipped: int
+    diverged: bool
+    every: int
+    losses: tuple[float, ...]
+    scales: tuple[float, ...]
+    layer_scales: tuple[float, ...]
+
+    __pydantic_config__ = _STRICT
+
+
+@dataclass(frozen=True, slots=True)
+class AllTrained:
+    """All such runs, and how those of each paper and task were taken."""
+
+    taken: Mapping[str, Taken]
+    runs: tuple[Trained, ...]
+
+    __pydantic_config__ = _STRICT
+
+
 _TUNED = TypeAdapter(tuple[Tuned, ...])
 _PEERS = TypeAdapter(tuple[SideBySide, ...])
 _PREDICTIONS = TypeAdapter(tuple[Prediction, ...])
 _EXPORTED = TypeAdapter(AllExported)
 _MODULES = TypeAdapter(AllModules)
 _EXPORTED_FILE = FOLDER / "exported_graphs.json"
+_TRAINED = TypeAdapter(AllTrained)
+_TRAINED_FILE = FOLDER / "papers_training.json"
 
 
 def add_module(one: ExportedModule, machine: Machine, path: Path = FOLDER / "torch_architectures.json") -> None:
@@ -217,6 +256,31 @@ def add_exported(one: Exported, machine: Machine, path: Path = _EXPORTED_FILE) -
     """Store `one`, taken on `machine` today, in place of an older one of the same graph."""
     outcomes = {(other.name, other.exporter): other for other in read_exported(path)} | {(one.name, one.exporter): one}
     write(_EXPORTED.dump_json(AllExported(tuple(outcomes.values()), Taken.now(machine)), indent=1), path)
+
+
+def read_trained(path: Path = _TRAINED_FILE) -> AllTrained:
+    """The stored runs, none if there is no file."""
+    return _TRAINED.validate_json(path.read_bytes()) if path.is_file() else AllTrained({}, ())
+
+
+def add_trained(run: Trained, taken: Taken, rows: Sequence[tuple[str, str, str]], path: Path = _TRAINED_FILE) -> None:
+    """Store `run` in place of an older one of the same row and seed, in the order of `rows` (paper, task, name).
+
+    Runs of rows that there are no more are dropped.
+    """
+    before = read_trained(path)
+    found = {(one.paper, one.task, one.row, one.seed): one for one in (*before.runs, run)}
+    runs = sorted(
+        (one for key, one in found.items() if key[:3] in rows), key=lambda one: (rows.index(_row(one)), one.seed)
+    )
+    takes = {**before.taken, f"{run.paper}, {run.task}": taken}
+    groups = dict.fromkeys(f"{paper}, {task}" for paper, task, _ in rows)
+    taken_of = {group: takes[group] for group in groups if group in takes}
+    write(_TRAINED.dump_json(AllTrained(taken_of, tuple(runs)), indent=1), path)
+
+
+def _row(run: Trained) -> tuple[str, str, str]:
+    return run.paper, run.task, run.row
 
 
 def add_latency(row: Tuned, path: Path = FOLDER / "latency.json") -> None:

@@ -11,22 +11,26 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import log2
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
 from fewbits.measurement import Interval
 from fewbits.outcome import Outcome
 from results import (
+    AllTrained,
     Exported,
     Form,
     Prediction,
     SideBySide,
     Taken,
+    Trained,
     Tuned,
     read_exported,
     read_latency,
     read_peers,
     read_predictions,
+    read_trained,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -367,6 +371,35 @@ def training_speed_table(path: Path) -> str:
     return markdown(("network", "how", "one step", "times as long as", "which takes"), rows) + said
 
 
+def papers_training_table(stored: AllTrained) -> str:
+    """The rows of the papers on training: accuracy on held-out data and loss, means over seeds with their ends."""
+    if not stored.runs:
+        return NOT_MEASURED
+    found: dict[tuple[str, str, str], list[Trained]] = {}
+    for run in stored.runs:
+        found.setdefault((run.paper, run.task, run.row), []).append(run)
+    rows = []
+    for (paper, task, row), runs in found.items():
+        whole = _mean_and_ends([run.whole for run in runs]) if runs[0].whole >= 0 else "-"
+        factor = runs[0].loss_factor
+        rows.append(
+            (
+                f"{paper.title()}, {task}",
+                row,
+                f"2^{round(log2(factor))}" if factor != 1 else "1",
+                _mean_and_ends([run.accuracy for run in runs]),
+                whole,
+                _mean_and_ends([run.loss for run in runs]),
+            )
+        )
+    head = ("paper, task", "row", "errors", "accuracy [lowest, highest]", "whole sentences", "loss")
+    return markdown(head, rows) + taken(list(stored.taken.values()))
+
+
+def _mean_and_ends(figures: Sequence[float]) -> str:
+    return f"{fmean(figures):.3f} [{min(figures):.3f}, {max(figures):.3f}]"
+
+
 def formats_gpu_table(path: Path) -> str:
     """Casts on a GPU: elements per second, and the share of the speed of copying."""
     if not path.is_file():
@@ -391,6 +424,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "torch_models": lambda: torch_models_table(_RESULTS / "torch_models_gpu.json"),
     "training_speed": lambda: training_speed_table(_RESULTS / "training_speed.json"),
     "training_gpu": lambda: training_gpu_table(_RESULTS / "training_gpu_speed.json"),
+    "papers_training": lambda: papers_training_table(read_trained()),
     "latency": lambda: latency_table(read_latency()),
     "accuracy": lambda: accuracy_table(read_latency()),
     "peers": lambda: peers_table(read_peers()),

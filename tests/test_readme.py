@@ -72,6 +72,35 @@ def test_the_python_in_the_page_on_pytorch_runs(tmp_path: Path, monkeypatch: pyt
     assert 0 < float((names["emulated"](x) - plain).norm() / plain.norm()) < 0.5
 
 
+def test_the_python_in_the_page_on_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    loop, saving, serving = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    data = [(torch.randn(32, 64), torch.randint(0, 10, (32,))) for _ in range(3)]
+    names: dict[str, Any] = {
+        "model": model,
+        "optimizer": optimizer,
+        "data": data,
+        "loss_function": torch.nn.functional.cross_entropy,
+        "schedule": torch.optim.lr_scheduler.LinearLR(optimizer),
+    }
+    exec(loop, names)
+    assert names["step"].steps == len(data)
+    assert names["status"].stepped
+
+    exec(saving, names)
+    (recipe,) = re.findall(r"```\n(recipe:.*?)```", page, re.DOTALL)
+    assert names["training"].recipe(recipe).name == "mine"
+
+    exec(serving, names)
+    with torch.no_grad():
+        assert torch.allclose(names["served"](names["x"]), names["low"](names["x"]), atol=1e-5)
+        assert not torch.allclose(model(names["x"]), names["low"](names["x"]), atol=1e-5)
+
+
 def test_every_command_in_the_table_exists() -> None:
     from fewbits.cli import app
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from statistics import mean
 
 import torch
 from sklearn.datasets import load_digits
@@ -15,6 +16,8 @@ from fewbits import training
 from fewbits.errors import DivergenceError
 
 HELD_OUT = 397
+EVERY = 10
+"""Steps per point of a curve."""
 
 
 class Residual(nn.Module):
@@ -67,7 +70,11 @@ class Deep(nn.Module):
 
 @dataclass(frozen=True)
 class Run:
-    """How a training ended: `accuracy` on held-out images, `loss` of the last batches, steps that were skipped."""
+    """How a training ended: `accuracy` on held-out images, `loss` of the last epoch, steps that were skipped.
+
+    `scales` are those of the layers, `scale` that of the loss; `squares` is the sum of the squares of the weights of
+    products, which a penalty on them holds down. The curves are of training, a point for every ten steps.
+    """
 
     accuracy: float
     loss: float
@@ -75,6 +82,9 @@ class Run:
     diverged: bool
     scales: tuple[float, ...] = ()
     scale: float = 1.0
+    squares: float = 0.0
+    loss_curve: tuple[float, ...] = ()
+    scale_curve: tuple[float, ...] = ()
 
 
 @lru_cache(1)
@@ -96,24 +106,29 @@ def train(
     rate: float = 0.1,
     batch: int = 64,
     loss_factor: float = 1.0,
+    penalty: float = 0.0,
 ) -> Run:
     """Train `model` on the digits by SGD with momentum; the rate falls linearly.
 
-    `loss_factor` multiplies the loss and divides the rate: nothing changes but the range of the errors.
+    `loss_factor` multiplies the loss and divides the rate: nothing changes but the range of the errors. `penalty` on
+    the squares of the weights (L2 regularisation).
     """
     x, y, test_x, test_y = digits()
     per_epoch = len(x) // batch
-    optimizer = torch.optim.SGD(model.parameters(), rate / loss_factor, 0.9)
+    optimizer = torch.optim.SGD(model.parameters(), rate / loss_factor, 0.9, weight_decay=penalty * loss_factor)
     low, step = training.prepare(model, optimizer, recipe, seed=seed, planned=epochs * per_epoch)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, epochs * per_epoch)
     random = torch.Generator().manual_seed(seed)
-    losses, skipped, diverged = [], 0, False
+    losses: list[float] = []
+    scales: list[float] = []
+    skipped, diverged = 0, False
     for _ in range(epochs):
         order = torch.randperm(len(x), generator=random)
         for index in range(per_epoch):
             chosen = order[index * batch : (index + 1) * batch]
             loss = functional.cross_entropy(low(x[chosen]), y[chosen])
             losses.append(float(loss.detach()))
+            scales.append(step.scale)
             try:
                 status = step(loss * loss_factor)
             except DivergenceError:
@@ -128,7 +143,17 @@ def train(
     with torch.no_grad():
         accuracy = (low(test_x).argmax(1) == test_y).float().mean().item()
     last = sum(losses[-per_epoch:]) / per_epoch
-    return Run(accuracy, last, skipped, diverged, tuple(step.layer_scales.values()), step.scale)
+    return Run(
+        accuracy,
+        last,
+        skipped,
+        diverged,
+        tuple(step.layer_scales.values()),
+        step.scale,
+        sum(float(parameter.detach().square().sum()) for parameter in model.parameters() if parameter.ndim > 1),
+        tuple(mean(losses[index : index + EVERY]) for index in range(0, len(losses), EVERY)),
+        tuple(scales[::EVERY]),
+    )
 
 
 def seeded(kind: type[nn.Module], seed: int = 0, **options: float) -> nn.Module:

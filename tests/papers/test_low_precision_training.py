@@ -55,6 +55,19 @@ class TestMellempudi:
         assert stochastic.loss < lost.loss - 0.3
         assert stochastic.accuracy > lost.accuracy + 0.2
 
+    def test_without_stochastic_rounding_small_updates_are_lost(self) -> None:
+        """With steps of 3e-4 most updates are less than half of the distance between fp16 masters."""
+        losses = {
+            name: train(seeded(Residual, width=8), recipe, epochs=8, rate=3e-4).loss
+            for name, recipe in {
+                "fp32": "fp32",
+                "fp8": FP8,
+                "masters to nearest": FP8.replace("master: fp16 stochastic", "master: fp16"),
+            }.items()
+        }
+        assert losses["fp8"] < losses["fp32"] + 0.01
+        assert losses["masters to nearest"] > losses["fp8"] + 0.01
+
 
 class TestMicikevicius:
     """fp16 with scaling and fp32 masters equals fp32; without either it does not."""
