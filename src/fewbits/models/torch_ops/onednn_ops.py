@@ -7,6 +7,7 @@ PyTorch's own (``onednn::qlinear_pointwise``, ``qconv_pointwise``) take weights 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -30,6 +31,8 @@ LINEAR_FUSES: Final = frozenset(Activation) - {Activation.RELU6}
 CONV_FUSES: Final = frozenset(
     {Activation.NONE, Activation.RELU, Activation.SILU, Activation.HARDSWISH, Activation.RELU6}
 )
+_SIX: Final = 6.0
+_BYTE: Final = 255
 ADDING_FUSES: Final = frozenset({Activation.NONE, Activation.RELU})
 """What may follow an addition."""
 
@@ -51,7 +54,22 @@ def _packed_conv(
 
 
 _linear_packing = Packing(_packed_linear)
+_pointwise_packing = Packing(lambda weight: _packed_linear(weight.flatten(1)))
 _conv_packing = Packing(_packed_conv)
+
+
+@dataclass(frozen=True, slots=True)
+class _Behind:
+    """What follows a product: see `int8_linear`."""
+
+    bias: torch.Tensor | None
+    other: torch.Tensor | None
+    activation: str
+    result: torch.dtype
+    out: tuple[float, int]
+    """Scale and zero point of the result."""
+    added: tuple[float, int] = (1.0, 0)
+    """Scale and zero point of `other`."""
 
 
 def _linear(
@@ -69,17 +87,58 @@ def _linear(
 ) -> torch.Tensor:
     packed, zeros = _linear_packing(weight)
     shape = (*x.shape[:-1], weight.shape[0])
-    post = _POST[activation]
-    ends = (_number(out_scale, 1.0), int(_number(out_zero, 0)))
-    head = (x.reshape(-1, x.shape[-1]), float(scale.item()), int(_number(zero, 0)), packed, weight_scale, zeros)
-    if other is None:
-        made = torch.ops.onednn.qlinear_pointwise.default(*head, bias, *ends, result, *post)
-    else:
+    if other is not None:
         _check_other(other, shape)
-        rows = other.reshape(-1, shape[-1])
-        made = torch.ops.onednn.qlinear_pointwise.binary(*head, rows, bias, *ends, result, 1.0, 0, "add", 1.0, *post)
-    found: torch.Tensor = made.reshape(shape)
+        other = other.reshape(-1, shape[-1])
+    head = (x.reshape(-1, x.shape[-1]), float(scale.item()), int(_number(zero, 0)), packed, weight_scale, zeros)
+    behind = _Behind(bias, other, activation, result, (_number(out_scale, 1.0), int(_number(out_zero, 0))))
+    return _rows(head, behind).reshape(shape)
+
+
+def _rows(head: tuple[object, ...], behind: _Behind) -> torch.Tensor:
+    """The product by a matrix, row by row."""
+    post, ends, result = _POST[behind.activation], behind.out, behind.result
+    if behind.other is None:
+        made = torch.ops.onednn.qlinear_pointwise.default(*head, behind.bias, *ends, result, *post)
+    else:
+        coded = result == torch.uint8
+        # oneDNN sums codes in place, and what is added may be read by others.
+        other = behind.other.clone() if coded else behind.other
+        made = torch.ops.onednn.qlinear_pointwise.binary(
+            *head, other, behind.bias, *ends, result, *behind.added, "sum" if coded else "add", 1.0, *post
+        )
+    found: torch.Tensor = made
     return found
+
+
+def _pointwise(
+    x: torch.Tensor, scale: float, zero: int, weight: torch.Tensor, weight_scale: torch.Tensor, behind: _Behind
+) -> torch.Tensor:
+    """A convolution of single pixels as the product that it is: oneDNN's kernels for it take a hundred times as long
+    for some shapes (960 channels of 160 or 192, two threads with AMX, oneDNN of torch 2.13)."""
+    packed, zeros = _pointwise_packing(weight)
+    axes = (0, *range(2, x.dim()), 1)
+    pixels = x.permute(axes)
+    shape = (*pixels.shape[:-1], weight.shape[0])
+    other = None if behind.other is None else behind.other.permute(axes).reshape(-1, shape[-1])
+    clipped = behind.activation == Activation.RELU6
+    activation = Activation.NONE if clipped else behind.activation
+    head = (pixels.reshape(-1, x.shape[1]), scale, zero, packed, weight_scale, zeros)
+    made = _rows(head, replace(behind, other=other, activation=activation))
+    if clipped:
+        _clip(made, behind.out)
+    return made.reshape(shape).permute((0, x.dim() - 1, *range(1, x.dim() - 1)))
+
+
+def _clip(made: torch.Tensor, ends: tuple[float, int]) -> None:
+    """ReLU6 on `made`, in place; codes that end there need none."""
+    if made.dtype != torch.uint8:
+        made.clamp_(0.0, _SIX)
+        return
+    scale, zero = ends
+    top = round(_SIX / scale) + zero
+    if zero > 0 or top < _BYTE:
+        made.clamp_(zero, min(top, _BYTE))
 
 
 def _conv(
@@ -101,19 +160,24 @@ def _conv(
     dilation: Sequence[int],
     groups: int,
 ) -> torch.Tensor:
+    ends = (_number(out_scale, 1.0), int(_number(out_zero, 0)))
+    sum_ends = (_number(other_scale, 1.0), int(_number(other_zero, 0)))
+    numbers = (float(scale.item()), int(_number(zero, 0)))
+    if other is not None:
+        _check_other(other, _conv_shape(x, weight, stride, padding, dilation))
+    if groups == 1 and weight[0, 0].numel() == 1 and all(one == 1 for one in stride) and not any(padding):
+        behind = _Behind(bias, other, activation, result, ends, sum_ends)
+        return _pointwise(x, *numbers, weight, weight_scale, behind)
     packed, zeros = _conv_packing(weight, tuple(stride), tuple(padding), tuple(dilation), groups)
     post = _POST[activation]
-    ends = (_number(out_scale, 1.0), int(_number(out_zero, 0)))
-    head = (x, float(scale.item()), int(_number(zero, 0)), packed, weight_scale, zeros)
+    head = (x, *numbers, packed, weight_scale, zeros)
     how = (list(stride), list(padding), list(dilation), groups)
     if other is None:
         made = torch.ops.onednn.qconv_pointwise.default(*head, bias, *how, *ends, result, *post)
     else:
         shape = _conv_shape(x, weight, stride, padding, dilation)
-        _check_other(other, shape)
         # oneDNN accumulates in place, and what is added may be read by others, too.
         sums = torch.empty_strided(shape, channels_last(shape), dtype=result).copy_(other)
-        sum_ends = (_number(other_scale, 1.0), int(_number(other_zero, 0)))
         made = torch.ops.onednn.qconv2d_pointwise.binary(
             *head, sums, bias, *how, *ends, result, *sum_ends, "sum", 1.0, *post
         )
