@@ -26,6 +26,7 @@ from fewbits.models.pytorch.converted import artifact
 from fewbits.models.pytorch.model import TorchModel
 from fewbits.models.torch_ops.emulated_layers import Emulated
 from fewbits.models.torch_ops.module import LowPrecision
+from fewbits.models.torch_ops.operation import Activation
 from fewbits.plan import Choice, Plan
 from fewbits.progress import Silent
 from fewbits.targets import open_target
@@ -104,7 +105,8 @@ def test_a_module_is_not_believed(model: TorchModel) -> None:
     honest = module.graph_module.get_submodule("first")
     weight, bias = (torch.from_numpy(model.weight(f"first.{what}").copy()) for what in ("weight", "bias"))
     assert isinstance(honest, LowPrecision)
-    module.graph_module.set_submodule("first", Emulated.from_float(honest.call, weight, bias, [(-6.0, 6.0)]))
+    call = replace(honest.call, activation=Activation.NONE, result=torch.float32)
+    module.graph_module.set_submodule("first", Emulated.from_float(call, weight, bias, [(-6.0, 6.0)]))
     shares = attribute(model.graph, group(model.graph), ran(model, EAGER, artifact(module)))
     assert (shares["first"].precision, shares["first"].kernel) == ("fp32", "aten::addmm")
     assert shares["second"].precision == "int8"

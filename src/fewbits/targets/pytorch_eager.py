@@ -81,7 +81,8 @@ def _products(module: Converted, given: Sequence[torch.Tensor]) -> Mapping[int, 
     # Not by oneDNN, whatever the module says of itself.
     operators = operators_by_call(module.graph_module, given)
     for number in claimed:
-        ran = [one for one in operators.get(number, ()) if one.precision]
+        # Our own operators, in Python, call what computes.
+        ran = [one for one in operators.get(number, ()) if one.precision and not one.operator.startswith("fewbits::")]
         multiplying = [one for one in ran if _MULTIPLIES.search(one.operator)]
         if number not in found and ran:
             found[number] = max(multiplying or ran, key=lambda one: one.seconds)
