@@ -135,6 +135,11 @@ def test_codes_go_from_layer_to_layer() -> None:
     assert torch.equal(outer(codes), outer(decoded))
 
 
+def single_pixels(scheme: str) -> Layer:
+    """A convolution that is computed as a product."""
+    return convolution(scheme, "1 x 1")
+
+
 FUSED = {
     Activation.RELU: functional.relu,
     Activation.GELU: functional.gelu,
@@ -147,7 +152,7 @@ FUSED = {
 
 @pytest.mark.parametrize("added", [Added.NOTHING, Added.FLOATS])
 @pytest.mark.parametrize("activation", FUSED)
-@pytest.mark.parametrize("make", [linear, convolution])
+@pytest.mark.parametrize("make", [linear, convolution, single_pixels])
 def test_what_is_fused_is_what_stood_behind(make: object, activation: Activation, added: Added) -> None:
     layer = make(STATIC)  # type: ignore[operator]
     call = replace(layer.call, activation=activation, added=added)
@@ -203,3 +208,18 @@ def test_asymmetric_padding_is_written_out(scheme: str) -> None:
     (x,) = layer.inputs
     padded = Int8Conv.from_float(plain, weight, layer.bias, [RANGE])(functional.pad(x, (0, 1, 0, 1)))
     assert torch.equal(Int8Conv.from_float(call, weight, layer.bias, [RANGE])(x), padded)
+
+
+@pytest.mark.parametrize("name", ["2 axes", "1 x 1"])
+@pytest.mark.parametrize("ends", [(0.0, 6.0), (0.0, 2.0), (0.0, 9.0), (-3.0, 9.5)])
+def test_codes_end_where_relu6_does(name: str, ends: tuple[float, float]) -> None:
+    layer = convolution(STATIC, name)
+    assert layer.weight is not None
+    weight = 8 * layer.weight
+    call = replace(layer.call, activation=Activation.RELU6)
+    floats = Int8Conv.from_float(call, weight, layer.bias, [RANGE])(*layer.inputs)
+    assert float(floats.max()) == 6.0 and float(floats.min()) == 0.0
+    found = Int8Conv.from_float(replace(call, result=torch.uint8), weight, layer.bias, [RANGE, ends])(*layer.inputs)
+    wanted = activation_codes(floats, of_range(*ends, UINT8))
+    assert np.abs(found.numpy().astype(np.int64) - wanted).max() <= 1
+    assert (found.numpy() != wanted).mean() <= 0.01
