@@ -15,6 +15,8 @@ from math import log2
 from pathlib import Path
 from statistics import fmean, median
 
+from pydantic import TypeAdapter
+
 from fewbits.measurement import Interval
 from fewbits.outcome import Outcome
 from results import (
@@ -304,10 +306,8 @@ def torch_cpu_table(path: Path) -> str:
         agreement = f"{row['agreement']:.3f}" if row["agreement"] >= 0 else "-"
         size = f"{row['bytes'] / row['original_bytes']:.2f}x"
         rows.append((row["model"], row["form"], _speedup(speed), size, _error(row["error"]), agreement))
-    machine = stored["taken"]["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     head = ("model", "form", "speed-up", "file size", "output error", "agreement")
-    return markdown(head, rows) + f"\n{machine['cpu']}, {machine['cores']} cores; {versions}.\n"
+    return markdown(head, rows) + taken([TypeAdapter(Taken).validate_python(one) for one in stored["taken"].values()])
 
 
 def auto_target_table(path: Path) -> str:

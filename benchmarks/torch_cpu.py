@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,9 +66,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Stored:
-    """All rows, and the comparison of each model's forms with the original."""
+    """All rows, and by model how they were taken and the comparison of its forms with the original."""
 
-    taken: Taken
+    taken: Mapping[str, Taken]
     rows: tuple[Row, ...]
     comparisons: Mapping[str, Comparison]
 
@@ -77,6 +77,7 @@ def main() -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=MODELS)
+    parser.add_argument("--forms", nargs="*", default=list(FORMS), choices=list(FORMS))
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--dry", action="store_true", help="store nothing, time nothing")
     options = parser.parse_args()
@@ -84,7 +85,7 @@ def main() -> None:
     comparisons: dict[str, Comparison] = {}
     for name in options.only:
         with tempfile.TemporaryDirectory() as folder:
-            candidates, found, inputs = made(name, Path(folder))
+            candidates, found, inputs = made(name, options.forms, Path(folder))
             rows += found
             if not options.dry:
                 comparisons[name] = compare(candidates, inputs, rounds=options.rounds, looks=1)
@@ -97,11 +98,23 @@ def main() -> None:
                 flush=True,
             )
     if not options.dry:
-        stored = Stored(Taken.now(this_machine(PACKAGES)), tuple(rows), comparisons)
+        taken = Taken.now(this_machine(PACKAGES))
+        stored = merged(Stored(dict.fromkeys(options.only, taken), tuple(rows), comparisons))
         write(TypeAdapter(Stored).dump_json(stored, indent=1), RESULT)
 
 
-def made(name: str, folder: Path) -> tuple[list[Candidate], list[Row], Arrays]:
+def merged(new: Stored) -> Stored:
+    """What is stored, with the models of `new` in place of their older rows."""
+    if not RESULT.is_file():
+        return new
+    old = TypeAdapter(Stored).validate_json(RESULT.read_bytes())
+    kept = tuple(row for row in old.rows if row.model not in new.taken)
+    order = {name: place for place, name in enumerate(MODELS)}
+    rows = sorted((*kept, *new.rows), key=lambda row: order[row.model])
+    return Stored({**old.taken, **new.taken}, tuple(rows), {**old.comparisons, **new.comparisons})
+
+
+def made(name: str, forms: Sequence[str], folder: Path) -> tuple[list[Candidate], list[Row], Arrays]:
     """The forms of one model as files, what they are, and one call's inputs."""
     built = BUILDERS[name]()
     data = {key: np.asarray(value) for key, value in built.inputs.items()}
@@ -116,7 +129,7 @@ def made(name: str, folder: Path) -> tuple[list[Candidate], list[Row], Arrays]:
     agreement = minilm.Agreement.load() if name == "minilm" else None
     (folder / "original").write_bytes(original.content)
     candidates, rows = [Candidate("original", folder / "original", target.name)], []
-    for form, scheme in FORMS.items():
+    for form, scheme in ((one, FORMS[one]) for one in forms):
         chosen = {
             made.name: Choice(str(scheme), "benchmark")
             for made in group(model.graph)
