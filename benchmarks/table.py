@@ -358,7 +358,7 @@ def training_speed_table(path: Path) -> str:
     rows = [
         (
             row["net"],
-            row["way"],
+            row["way"] + (", memory kept" if "kept" in row["contest"] else ""),
             f"{row['seconds'] * 1e3:.1f} ms",
             f"{row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}]",
             f"{row['against']}, {row['against_seconds'] * 1e3:.1f} ms",

@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from fewbits.targets.probe import this_machine
 from fewbits.verify.paired import ratio_interval
@@ -34,6 +35,7 @@ WORKER = Path(__file__).parent / "training_speed_worker.py"
 PACKAGES = ("fewbits", "torch", "numpy", "numba")
 EMULATED = ("fp8_hybrid_current", "fp8_mellempudi", "mxfp8_rceil")
 QTORCH = "qtorch "
+KEPT = {"MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_MMAP_THRESHOLD_": "4000000000"}
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,15 @@ class Contest:
     pairs: tuple[tuple[str, str, float], ...]
     rounds: int
     block_seconds: float
+    keeps_memory: bool = False
+    """Whether the C library keeps what is freed, as the allocators do that people train with: otherwise glibc gives
+    pages back and takes them again in every step, some thousand more or fewer by the order in which tensors die."""
 
 
+OVERHEAD = (
+    ("autocast", "amp_bf16", "fp16 dynamic", "fp16 layer_adaptive"),
+    (("amp_bf16", "autocast", 1.02), ("fp16 layer_adaptive", "fp16 dynamic", 1.02)),
+)
 CONTESTS = (
     Contest(
         "emulation",
@@ -60,13 +69,8 @@ CONTESTS = (
         rounds=9,
         block_seconds=0.5,
     ),
-    Contest(
-        "overhead",
-        ("autocast", "amp_bf16", "fp16 dynamic", "fp16 layer_adaptive"),
-        (("amp_bf16", "autocast", 1.02), ("fp16 layer_adaptive", "fp16 dynamic", 1.02)),
-        rounds=21,
-        block_seconds=0.5,
-    ),
+    Contest("overhead", *OVERHEAD, rounds=21, block_seconds=0.5),
+    Contest("overhead, memory kept", *OVERHEAD, rounds=21, block_seconds=0.5, keeps_memory=True),
 )
 
 
@@ -90,9 +94,9 @@ class Row:
 class Worker:
     """The process of one way."""
 
-    def __init__(self, python: str, net: str, way: str, threads: int) -> None:
+    def __init__(self, python: str, net: str, way: str, threads: int, *, keeps_memory: bool) -> None:
         self.way = way
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | (KEPT if keeps_memory else {})
         self._process = subprocess.Popen(
             [python, str(WORKER), net, way, str(threads)],
             stdin=subprocess.PIPE,
@@ -126,7 +130,11 @@ class Worker:
 def measure(contest: Contest, net: str, rounds: int, threads: int, qtorch: str) -> dict[str, list[list[float]]]:
     """Way → the seconds of the calls of each of its blocks."""
     ways = [way for way in contest.ways if qtorch or not way.startswith(QTORCH)]
-    workers = [Worker(qtorch if way.startswith(QTORCH) else sys.executable, net, way, threads) for way in ways]
+    pythons = [qtorch if way.startswith(QTORCH) else sys.executable for way in ways]
+    workers = [
+        Worker(python, net, way, threads, keeps_memory=contest.keeps_memory)
+        for python, way in zip(pythons, ways, strict=True)
+    ]
     if len(versions := {worker.torch for worker in workers}) > 1:
         raise SystemExit(f"all environments must have one torch, not {' and '.join(versions)}")
     blocks: dict[str, list[list[float]]] = {way: [] for way in ways}
@@ -188,16 +196,21 @@ def main() -> None:
     if given.qtorch_python:
         asked = "from importlib.metadata import version; print(version('qtorch'))"
         versions["qtorch"] = subprocess.check_output([given.qtorch_python, "-c", asked], text=True).strip()
+    # Where the other environment lies says nothing.
+    words = shlex.join(["python", "benchmarks/training_speed.py", *sys.argv[1:]])
+    words = words.replace(given.qtorch_python or "\0", "qtorch/bin/python")
+    measured = {one["contest"] for one in raw}
+    before = (
+        json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {"command": {}, "rows": [], "raw": []}
+    )
+    # Contests that were not measured now stay as they were.
     stored = {
-        # Where the other environment lies says nothing.
-        "command": shlex.join(["python", "benchmarks/training_speed.py", *sys.argv[1:]]).replace(
-            given.qtorch_python or "\0", "qtorch/bin/python"
-        ),
+        "command": before["command"] | dict.fromkeys(sorted(measured), words),
         "date": time.strftime("%Y-%m-%d"),
-        "machine": asdict(this_machine()) | {"versions": versions},
+        "machine": asdict(this_machine()) | {"versions": before.get("machine", {}).get("versions", {}) | versions},
         "threads": given.threads,
-        "rows": [asdict(row) for row in found],
-        "raw": raw,
+        "rows": [*(one for one in before["rows"] if one["contest"] not in measured), *map(asdict, found)],
+        "raw": [*(one for one in before["raw"] if one["contest"] not in measured), *raw],
     }
     RESULT.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 

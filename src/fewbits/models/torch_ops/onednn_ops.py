@@ -7,8 +7,7 @@ PyTorch's own (``onednn::qlinear_pointwise``, ``qconv_pointwise``) take weights 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 
@@ -58,9 +57,8 @@ _pointwise_packing = Packing(lambda weight: _packed_linear(weight.flatten(1)))
 _conv_packing = Packing(_packed_conv)
 
 
-@dataclass(frozen=True, slots=True)
-class _Behind:
-    """What follows a product: see `int8_linear`."""
+class _Behind(NamedTuple):
+    """What follows a product: see `int8_linear`. A tuple, as small products take as long as Python to make objects."""
 
     bias: torch.Tensor | None
     other: torch.Tensor | None
@@ -68,8 +66,11 @@ class _Behind:
     result: torch.dtype
     out: tuple[float, int]
     """Scale and zero point of the result."""
-    added: tuple[float, int] = (1.0, 0)
+    added: tuple[float, int]
     """Scale and zero point of `other`."""
+
+
+_PLAIN: Final = (1.0, 0)
 
 
 def _linear(
@@ -90,8 +91,15 @@ def _linear(
     if other is not None:
         _check_other(other, shape)
         other = other.reshape(-1, shape[-1])
-    head = (x.reshape(-1, x.shape[-1]), float(scale.item()), int(_number(zero, 0)), packed, weight_scale, zeros)
-    behind = _Behind(bias, other, activation, result, (_number(out_scale, 1.0), int(_number(out_zero, 0))))
+    head = (
+        x.reshape(-1, x.shape[-1]),
+        scale.item(),
+        0 if zero is None else int(zero.item()),
+        packed,
+        weight_scale,
+        zeros,
+    )
+    behind = _Behind(bias, other, activation, result, _ends(out_scale, out_zero), _PLAIN)
     return _rows(head, behind).reshape(shape)
 
 
@@ -112,22 +120,23 @@ def _rows(head: tuple[object, ...], behind: _Behind) -> torch.Tensor:
 
 
 def _pointwise(
-    x: torch.Tensor, scale: float, zero: int, weight: torch.Tensor, weight_scale: torch.Tensor, behind: _Behind
+    x: torch.Tensor, numbers: tuple[float, int], weight: torch.Tensor, weight_scale: torch.Tensor, behind: _Behind
 ) -> torch.Tensor:
     """A convolution of single pixels as the product that it is: oneDNN's kernels for it take a hundred times as long
     for some shapes (960 channels of 160 or 192, two threads with AMX, oneDNN of torch 2.13)."""
     packed, zeros = _pointwise_packing(weight)
     axes = (0, *range(2, x.dim()), 1)
     pixels = x.permute(axes)
-    shape = (*pixels.shape[:-1], weight.shape[0])
-    other = None if behind.other is None else behind.other.permute(axes).reshape(-1, shape[-1])
-    clipped = behind.activation == Activation.RELU6
-    activation = Activation.NONE if clipped else behind.activation
-    head = (pixels.reshape(-1, x.shape[1]), scale, zero, packed, weight_scale, zeros)
-    made = _rows(head, replace(behind, other=other, activation=activation))
+    columns = weight.shape[0]
+    bias, other, activation, result, out, added = behind
+    if other is not None:
+        other = other.permute(axes).reshape(-1, columns)
+    clipped = activation == Activation.RELU6
+    head = (pixels.reshape(-1, x.shape[1]), *numbers, packed, weight_scale, zeros)
+    made = _rows(head, _Behind(bias, other, Activation.NONE if clipped else activation, result, out, added))
     if clipped:
-        _clip(made, behind.out)
-    return made.reshape(shape).permute((0, x.dim() - 1, *range(1, x.dim() - 1)))
+        _clip(made, out)
+    return made.view(*pixels.shape[:-1], columns).permute((0, x.dim() - 1, *range(1, x.dim() - 1)))
 
 
 def _clip(made: torch.Tensor, ends: tuple[float, int]) -> None:
@@ -160,14 +169,13 @@ def _conv(
     dilation: Sequence[int],
     groups: int,
 ) -> torch.Tensor:
-    ends = (_number(out_scale, 1.0), int(_number(out_zero, 0)))
-    sum_ends = (_number(other_scale, 1.0), int(_number(other_zero, 0)))
-    numbers = (float(scale.item()), int(_number(zero, 0)))
+    ends, sum_ends = _ends(out_scale, out_zero), _ends(other_scale, other_zero)
+    numbers = (scale.item(), 0 if zero is None else int(zero.item()))
     if other is not None:
         _check_other(other, _conv_shape(x, weight, stride, padding, dilation))
-    if groups == 1 and weight[0, 0].numel() == 1 and all(one == 1 for one in stride) and not any(padding):
-        behind = _Behind(bias, other, activation, result, ends, sum_ends)
-        return _pointwise(x, *numbers, weight, weight_scale, behind)
+    single = weight.numel() == weight.shape[0] * weight.shape[1]
+    if single and groups == 1 and max(stride) == 1 and not any(padding):
+        return _pointwise(x, numbers, weight, weight_scale, _Behind(bias, other, activation, result, ends, sum_ends))
     packed, zeros = _conv_packing(weight, tuple(stride), tuple(padding), tuple(dilation), groups)
     post = _POST[activation]
     head = (x, *numbers, packed, weight_scale, zeros)
@@ -263,5 +271,6 @@ def _check_other(other: torch.Tensor, shape: tuple[int, ...]) -> None:
         raise ModelError(f"what is added to a product of shape {shape} has that shape, not {tuple(other.shape)}")
 
 
-def _number(value: torch.Tensor | None, otherwise: float) -> float:
-    return otherwise if value is None else float(value.item())
+def _ends(scale: torch.Tensor | None, zero: torch.Tensor | None) -> tuple[float, int]:
+    """Scale and zero point as numbers; of floats those that change nothing."""
+    return _PLAIN if scale is None or zero is None else (scale.item(), int(zero.item()))
