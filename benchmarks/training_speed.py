@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from fewbits.targets.probe import this_machine
 from fewbits.verify.paired import ratio_interval
