@@ -310,6 +310,25 @@ def torch_cpu_table(path: Path) -> str:
     return markdown(head, rows) + taken([TypeAdapter(Taken).validate_python(one) for one in stored["taken"].values()])
 
 
+def onednn_traps_table(path: Path) -> str:
+    """What int8 convolutions lose in oneDNN, and how they are called instead: one line per shape."""
+    if not path.is_file():
+        return NOT_MEASURED
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        (
+            one["trap"],
+            f"{one['inputs']} to {one['outputs']} channels, {one['size']} x {one['size']}",
+            f"{one['trapped'] * 1e6:.0f} us",
+            f"{one['avoided'] * 1e6:.0f} us",
+            f"{one['trapped'] / one['avoided']:.1f}x",
+        )
+        for one in stored["rows"]
+    ]
+    where = taken([TypeAdapter(Taken).validate_python(stored["taken"])])
+    return markdown(("trap", "convolution", "as PyTorch offers it", "as fewbits calls it", "factor"), rows) + where
+
+
 def auto_target_table(path: Path) -> str:
     """What tuning for each runtime gave, and with "auto": one line per model and target that was asked for."""
     if not path.is_file():
@@ -420,6 +439,7 @@ _RESULTS = ROOT / "benchmarks" / "results"
 TABLES: Mapping[str, Callable[[], str]] = {
     "formats_gpu": lambda: formats_gpu_table(_RESULTS / "formats_gpu.json"),
     "torch_cpu": lambda: torch_cpu_table(_RESULTS / "torch_cpu.json"),
+    "onednn_traps": lambda: onednn_traps_table(_RESULTS / "onednn_traps.json"),
     "auto_target": lambda: auto_target_table(_RESULTS / "auto_target.json"),
     "torch_models": lambda: torch_models_table(_RESULTS / "torch_models_gpu.json"),
     "training_speed": lambda: training_speed_table(_RESULTS / "training_speed.json"),

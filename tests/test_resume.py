@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -205,6 +206,15 @@ def test_resuming_with_other_settings_names_every_difference(folder: Path) -> No
     assert (folder / "run" / "trials.jsonl").read_bytes() == journal
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """A shell has what it starts in the background ignore Ctrl-C, and so does whatever that starts in turn."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_keeps_what_was_found_and_leaves_no_process(folder: Path) -> None:
     """On the real command, while models are being timed in processes of their own."""
     process = start(folder, *words(), real=True)

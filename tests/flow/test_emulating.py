@@ -10,9 +10,12 @@ from torch.nn import functional
 
 import fewbits
 from fewbits.errors import PlanError, UsageError
+from fewbits.flow import elsewhere
 from fewbits.formats.integer import IntFormat
 from fewbits.formats.numerics.affine import of_range
 from fewbits.formats.quantize import fake_quantize
+from fewbits.models.protocol import TORCH_EMULATED
+from fewbits.plan import Plan
 
 
 def small() -> tuple[nn.Sequential, torch.Tensor]:
@@ -71,3 +74,7 @@ def test_what_cannot_be_is_said() -> None:
     with pytest.raises(PlanError, match=r"the plan has 0 in .*make it dynamic"):
         fewbits.emulate(module, ["0=w:ternary/tensor a:ternary/tensor"], [x.numpy()])
     assert fewbits.emulate(module, ["*=fp32"], [x.numpy()])(x).equal(module(x))
+
+
+def test_a_plan_says_that_it_only_emulates() -> None:
+    assert "only emulates its rounding" in elsewhere(Plan("", {}, {}, target=TORCH_EMULATED))

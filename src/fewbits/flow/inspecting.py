@@ -12,7 +12,7 @@ from fewbits.flow.transferring import forced, open_source
 from fewbits.graph import Graph
 from fewbits.grouping import Group, group
 from fewbits.models import ModelSource, open_model
-from fewbits.models.protocol import Artifact
+from fewbits.models.protocol import TORCH_EMULATED, Artifact
 from fewbits.plan import Plan
 from fewbits.space import Rule, Space, candidates
 from fewbits.targets import installed, is_simulated, open_target
@@ -70,7 +70,7 @@ def convert(
 
 def elsewhere(plan: Plan) -> str:
     """What is different from where `plan` was measured, as a sentence; "" if nothing is or nothing is known."""
-    if is_simulated(plan.target):
+    if is_simulated(plan.target) or plan.target == TORCH_EMULATED:
         return f"The plan is for {plan.target}: the model only emulates its rounding, in fp32, and is no faster here."
     runtime = plan.target.partition(":")[0]
     if not plan.machine or plan.target not in installed():

@@ -6,7 +6,7 @@ that read it take codes of one range: products, and sums that a plan has in code
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -105,7 +105,7 @@ def _fused(product: Product, tail: Tail, joints: Joints, given: Range | None) ->
     return Fused(call if given is None else replace(call, result=torch.uint8), tail, other, given)
 
 
-def _tail(node: fx.Node, product: Product, types: Types, taken: Iterable[fx.Node]) -> Tail:
+def _tail(node: fx.Node, product: Product, types: Types, taken: Collection[fx.Node]) -> Tail:
     """What `node` can take along, beside what others have `taken`."""
     tail = Tail()
 

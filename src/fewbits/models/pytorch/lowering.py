@@ -81,8 +81,11 @@ class _Lowering:
         self.recurrent = {node: one for node, one in anchors.items() if one.kind in RECURRENT}
         products = sorted(set(anchors) - set(self.recurrent), key=order.__getitem__)
         self.anchors = {node: anchors[node] for node in products}
-        self.joints = _joints(described, before, wanted)
-        self.tensors = _names_of_operands(described, before, wanted)
+        summands = _summands(described, before, wanted.joints)
+        self.joints: Joints = {
+            node: {one: _range(wanted.plan, name) for one, name in names.items()} for node, names in summands.items()
+        }
+        self.tensors = {one: name for names in summands.values() for one, name in names.items()}
         alone = {node: self._product(node, one) for node, one in self.anchors.items()}
         self.fusing = fuse(alone, self.joints, wanted.types)
         held = [node for node in program.graph.nodes if node.op == "get_attr"]
@@ -236,26 +239,15 @@ def _refused(group: Group, scheme: Scheme, reason: str) -> PlanError:
     return PlanError(f"the plan has {group.name} in {scheme}, but {reason}; set it to fp32, or choose another scheme")
 
 
-def _joints(described: Described, before: Mapping[fx.Node, fx.Node], wanted: Wanted) -> Joints:
-    """The sums in codes, with the ranges of what they add."""
+def _summands(
+    described: Described, before: Mapping[fx.Node, fx.Node], joints: Sequence[Group]
+) -> Mapping[fx.Node, Mapping[fx.Node, str]]:
+    """The sums `joints`, each with the names of the tensors that it adds."""
     found = {}
-    for group in wanted.joints:
-        inputs = described.graph.node[group.name].inputs
+    for group in joints:
         node = before[described.calls[group.name]]
         operands = [one for one in node.args if isinstance(one, fx.Node)]
-        found[node] = {one: _range(wanted.plan, name) for one, name in zip(operands, inputs, strict=True)}
-    return found
-
-
-def _names_of_operands(
-    described: Described, before: Mapping[fx.Node, fx.Node], wanted: Wanted
-) -> Mapping[fx.Node, str]:
-    """The tensors that sums in codes add."""
-    found: dict[fx.Node, str] = {}
-    for group in wanted.joints:
-        node = before[described.calls[group.name]]
-        operands = [one for one in node.args if isinstance(one, fx.Node)]
-        found.update(zip(operands, described.graph.node[group.name].inputs, strict=True))
+        found[node] = dict(zip(operands, described.graph.node[group.name].inputs, strict=True))
     return found
 
 

@@ -229,9 +229,10 @@ def _refusal(call: Call, fuses: frozenset[Activation]) -> str:
 
 
 def _sum_refusal(call: Call) -> str:
-    if not call.adds or (call.added is Added.CODES) == call.gives_codes:
-        coded = call.added is Added.CODES and call.sort is Sort.LINEAR
-        images = call.sort is Sort.LINEAR or len(call.shape) == _OF_IMAGES
-        flat = "" if images or not call.adds else "what is added to is a convolution over 2 axes"
-        return "codes are added to the results of convolutions only" if coded else flat
-    return "what is added is of the result's type: codes to codes, floats to floats"
+    if not call.adds:
+        return ""
+    if (call.added is Added.CODES) != call.gives_codes:
+        return "what is added is of the result's type: codes to codes, floats to floats"
+    if call.sort is Sort.LINEAR:
+        return "codes are added to the results of convolutions only" if call.gives_codes else ""
+    return "" if len(call.shape) == _OF_IMAGES else "what is added to is a convolution over 2 axes"
