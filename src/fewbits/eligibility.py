@@ -95,6 +95,8 @@ def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool =
         return "it works on tensors without elements"
     if scheme.dynamic and scheme.activation != UINT8_TENSOR and not gives_floats:
         return "ranges that are found at every call are those of uint8 with one scale for the tensor there"
+    if scheme.dynamic and scheme.smoothed and not gives_floats:
+        return "what finds its range at every call is not smoothed there"
     if group.kind in RECURRENT:
         return _recurrent(graph, group, scheme)
     if group.kind is Kind.GATHER:

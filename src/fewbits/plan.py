@@ -43,9 +43,9 @@ class Plan:
     """Group name → choice, and tensor name → range (low, high) of its real values, finite, low <= high.
 
     A group that is not named stays in fp32. `smoothing` has the factors of the tensors that groups with a smoothed
-    static scheme read (`fewbits.smoothing`); the range of what is left of tensor ``t`` is that of ``t.smoothed``.
-    `scaling` has those of the tensors that groups with a smoothed scheme of the weight alone read. `codes`
-    names what the weights of some groups become, where that was searched for (`fewbits.codes`); others round to
+    scheme of both operands read (`fewbits.smoothing`); the range of what is left of tensor ``t`` is that of
+    ``t.smoothed``. `scaling` has those of the tensors that groups with a smoothed scheme of the weight alone read.
+    `codes` names what the weights of some groups become, where that was searched for (`fewbits.codes`); others round to
     nearest. `equalised` has the factors by which channels between products are divided before all else; ranges are
     of what that leaves. `means` has those of the channels that biases are corrected by (`fewbits.means`). Around groups
     that are cast, what is no group follows them, but for the nodes that are `kept` in fp32; `wide_weights` leaves the

@@ -192,7 +192,7 @@ def _possible(
 ) -> Choice:
     scheme = Scheme.parse(choice.scheme)
     reason = side.obstacle(side.graph, made, scheme)
-    factors = smoothing if scheme.is_static else scaling
+    factors = scaling if scheme.is_weight_only else smoothing
     if not reason and scheme.smoothed and made.operands[0] not in factors:
         reason = f"the factors of {made.operands[0]} are not known there"
     if not reason:

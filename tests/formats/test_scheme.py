@@ -1,5 +1,7 @@
 """The text of schemes: what is accepted, what is refused, and that the refusal names the choices."""
 
+from dataclasses import replace
+
 import pytest
 
 from fewbits.errors import SchemeError
@@ -19,6 +21,7 @@ from fewbits.formats.scheme import (
     INT8_SYMMETRIC,
     INT8_SYMMETRIC_PAIR,
     INT8_SYMMETRIC_SMOOTHED,
+    INT8_TOKENS_SMOOTHED,
     INT8_WEIGHT,
     TF32,
     UINT8_TENSOR,
@@ -33,7 +36,7 @@ CODES = (
     INT8_SMOOTHED,
     INT8_SYMMETRIC_SMOOTHED,
 )
-ALL = (FP32, BF16, FP16, TF32, *CODES, INT8_DYNAMIC, INT8_WEIGHT, INT8_BLOCKS)
+ALL = (FP32, BF16, FP16, TF32, *CODES, INT8_DYNAMIC, INT8_TOKENS_SMOOTHED, INT8_WEIGHT, INT8_BLOCKS)
 
 
 def test_short_names() -> None:
@@ -87,16 +90,19 @@ def test_a_range_at_every_call_needs_codes() -> None:
             Scheme(weight, activation, dynamic=True)
 
 
-def test_only_what_meets_codes_with_a_fixed_range_is_smoothed() -> None:
-    with pytest.raises(SchemeError):
-        Scheme.parse("w:int8r/channel a:uint8/tensor dynamic smoothed")
-    with pytest.raises(SchemeError, match="static"):
-        Scheme(smoothed=True)
+def test_only_what_meets_a_weight_in_codes_is_smoothed() -> None:
+    for meant in (Scheme(BF16_ELEMENT, BF16_ELEMENT), Scheme()):
+        with pytest.raises(SchemeError, match="beside a weight in codes"):
+            replace(meant, smoothed=True)
     alone = Scheme.parse("w:int4r/g32@0 smoothed")
     assert (alone.smoothed, alone.is_weight_only, alone.is_static) == (True, True, False)
     assert Scheme.parse(str(alone)) == alone
-    with pytest.raises(SchemeError, match="static"):
-        Scheme(INT8_CHANNEL, UINT8_TENSOR, dynamic=True, smoothed=True)
+    tokens = Scheme.parse("w:int8r/channel a:uint8/token dynamic smoothed")
+    assert tokens == INT8_TOKENS_SMOOTHED and Scheme.parse(str(tokens)) == tokens
+    assert (tokens.smoothed, tokens.dynamic, tokens.is_static) == (True, True, False)
+    for text in ("w:int8r/channel a:uint8/token smoothed dynamic", "w:int8r/channel smoothed smoothed"):
+        with pytest.raises(SchemeError, match="is not a scheme"):
+            Scheme.parse(text)
 
 
 def test_a_cast_is_of_both_operands() -> None:

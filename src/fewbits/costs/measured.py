@@ -152,8 +152,8 @@ def _profiled(measuring: Measuring, scheme: Scheme, groups: Sequence[Group]) -> 
         {name: Choice(str(scheme), "to be measured") for name in sorted(wanted)},
         dict.fromkeys([*names, *map(smoothed, factors)], _RANGE) if static else {},
         target=measuring.target.name,
-        smoothing=factors if static else {},
-        scaling={} if static else factors,
+        smoothing={} if scheme.is_weight_only else factors,
+        scaling=factors if scheme.is_weight_only else {},
     )
     inputs = {name: measuring.values[operand] for name, operand in cut.inputs.items()}
     executed = measuring.target.executed(cut.model.converted(plan), inputs, _CALLS)

@@ -211,18 +211,19 @@ class Job:
 
     def _factors(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:
         """Those of the tensors that are smoothed for the groups of `choices`."""
-        read = self._smoothed(choices, static=True)
+        read = self._smoothed(choices, stored=False)
         return {tensor: factors for tensor, factors in self.smoothing.items() if tensor in read}
 
     def scaling_of(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:
         """The factors of the tensors that groups read whose weight alone is in codes and smoothed."""
-        read = self._smoothed(choices, static=False)
+        read = self._smoothed(choices, stored=True)
         return {tensor: factors for tensor, factors in self.scaling.items() if tensor in read}
 
-    def _smoothed(self, choices: Mapping[str, Choice], *, static: bool) -> set[str]:
-        """What the groups of `choices` read whose schemes are smoothed, with static codes or with the weight alone."""
+    def _smoothed(self, choices: Mapping[str, Choice], *, stored: bool) -> set[str]:
+        """What the groups of `choices` read whose schemes are smoothed, with the weight alone `stored` in codes or with
+        codes of both."""
         schemes = {name: Scheme.parse(choice.scheme) for name, choice in choices.items()}
-        found = {name for name, scheme in schemes.items() if scheme.smoothed and scheme.is_static is static}
+        found = {name for name, scheme in schemes.items() if scheme.smoothed and scheme.is_weight_only is stored}
         return {group.operands[0] for group in self.groups if group.name in found}
 
     def _means(self, choices: Mapping[str, Choice]) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ with what. A quick look at all of them leaves a few, which are timed carefully. 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -121,8 +122,9 @@ def _uniform(job: Job, site: Site) -> Mapping[str, Asked]:
         for scheme in site.space.schemes[group.name]
         if not scheme.is_static and not scheme.is_fp32
     )
+    sorts = Counter(scheme.sort for scheme in offered)
     return {
-        f"{scheme.sort} products" if scheme.sort != "stored" else f"{scheme} products": {
+        f"{scheme.sort if scheme.sort != 'stored' and sorts[scheme.sort] == 1 else scheme} products": {
             group.name: Wish(one, _WHY)
             for group in job.groups
             if _counts(group) and (one := _closest(site, group, scheme)) is not None

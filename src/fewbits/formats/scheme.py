@@ -9,6 +9,7 @@ The text form round-trips:
 ``w:int8r/channel a:uint8/tensor``     codes with ranges found by calibration (static)
 ``w:int8r/channel a:uint8/token dynamic``  codes of the activation with a range found at every call
 ``w:int8r/channel a:uint8/tensor smoothed``  static, large channels of the activation moved into the weight before
+``w:int8r/channel a:uint8/token dynamic smoothed``  the same beside ranges found at every call
 ``w:int4r/g32@0``                      the weight alone is stored in codes, products are computed in fp32
 ``w:int4r/g32@0 smoothed``             the same, large channels of the activation moved into the weight before
 =====================================  ==========================================================================
@@ -39,9 +40,9 @@ class Scheme:
     """Formats of both operands of a group; both ``None`` means that it stays in fp32.
 
     Without a scale (bf16, fp16) an operand is cast; an `activation` of ``None`` beside a `weight` leaves the
-    activation in fp32. `dynamic` activations find their range at every call; `smoothed` ones are static or in fp32,
-    divided by a factor for each channel that the weight is multiplied by (SmoothQuant, Xiao et al. 2023, section 4;
-    with the weight alone in codes AWQ, Lin et al. 2023, section 3.2).
+    activation in fp32. `dynamic` activations find their range at every call; `smoothed` ones are divided by a factor
+    for each channel that the weight is multiplied by (SmoothQuant, Xiao et al. 2023, section 4; with the weight alone
+    in codes AWQ, Lin et al. 2023, section 3.2).
     Raises SchemeError for combinations that mean nothing.
     """
 
@@ -55,8 +56,8 @@ class Scheme:
             raise SchemeError("a scheme that names an activation (a:) names the second operand (w:) too")
         if self.dynamic and not isinstance(self.activation, ScaledFormat):
             raise SchemeError("only an activation in codes can find its range at every call (dynamic)")
-        if self.smoothed and (self.dynamic or not isinstance(self.weight, ScaledFormat)):
-            raise SchemeError("only an activation in static codes, or beside a weight in codes, is smoothed")
+        if self.smoothed and not isinstance(self.weight, ScaledFormat):
+            raise SchemeError("only an activation beside a weight in codes is smoothed")
         if isinstance(self.weight, FloatFormat) != isinstance(self.activation, FloatFormat):
             raise SchemeError("a cast has the same format for both operands, for example bf16")
         if isinstance(self.weight, FloatFormat) and self.weight != self.activation:
@@ -105,7 +106,8 @@ class Scheme:
         words = text.split()
         if text in _SHORT:
             return _SHORT[text]
-        dynamic, smoothed = words[-1:] == [_DYNAMIC], words[-1:] == [_SMOOTHED]
+        smoothed = words[-1:] == [_SMOOTHED]
+        dynamic = words[: len(words) - smoothed][-1:] == [_DYNAMIC]
         parts = dict(word.split(":", 1) for word in words if ":" in word)
         if len(parts) != len(words) - dynamic - smoothed or not {"w"} <= set(parts) <= {"w", "a"}:
             raise SchemeError(f"{text!r} is not a scheme; choose fp32, bf16, fp16, int8 or for example '{INT8_STATIC}'")
@@ -159,6 +161,7 @@ INT8_SYMMETRIC_SMOOTHED = replace(INT8_SYMMETRIC, smoothed=True)
 INT8_DYNAMIC = Scheme(INT8_CHANNEL, UINT8_TENSOR, dynamic=True)
 INT8_TOKENS = Scheme(INT8_CHANNEL, ScaledFormat(UINT8, Token()), dynamic=True)
 """The same with a range for each token, so that one with large values costs the others nothing."""
+INT8_TOKENS_SMOOTHED = replace(INT8_TOKENS, smoothed=True)
 INT8_DYNAMIC_PAIR = Scheme(INT8_TENSOR, UINT8_TENSOR, dynamic=True)
 """The same with one scale for a constant that is no matrix of columns."""
 INT8_WEIGHT = Scheme(INT8_CHANNEL)

@@ -41,6 +41,7 @@ from fewbits.targets.protocol import Executed, Session
 from fewbits.targets.pytorch_compiled import compiled_call, compiled_kernels, has_compiler
 from fewbits.targets.pytorch_eager import timed_calls
 
+_TOKENS = (INT8_TOKENS, Scheme.parse("w:int8r/channel a:int8r/token dynamic"))
 _INT4 = (INT4_BLOCKS, INT4_SHIFTED_BLOCKS, INT4_LONG_BLOCKS)
 _SCHEMES: Mapping[str, Sequence[Scheme]] = {
     "cpu": (
@@ -58,7 +59,7 @@ _SCHEMES: Mapping[str, Sequence[Scheme]] = {
         TF32,
         Scheme.parse("w:fp8_e4m3/channel a:fp8_e4m3/token dynamic"),
         Scheme.parse("w:fp8_e4m3/tensor a:fp8_e4m3/tensor dynamic"),
-        Scheme.parse("w:int8r/channel a:int8r/token dynamic"),
+        _TOKENS[1],
         INT8_WEIGHT,
         INT4_LONG_BLOCKS,
     ),
@@ -67,7 +68,7 @@ _SCHEMES: Mapping[str, Sequence[Scheme]] = {
 _SMOOTHED: Mapping[str, Sequence[Scheme]] = {
     device: (
         *[INT8_SMOOTHED] * (INT8_STATIC in schemes),
-        *(replace(one, smoothed=True) for one in schemes if one in _INT4),
+        *(replace(one, smoothed=True) for one in schemes if one in _INT4 or one in _TOKENS),
     )
     for device, schemes in _SCHEMES.items()
 }

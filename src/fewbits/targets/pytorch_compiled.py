@@ -52,9 +52,10 @@ def has_compiler() -> bool:
 
 
 def compiled_call(graph: fx.GraphModule) -> Callable[..., Sequence[torch.Tensor]]:
-    """`graph` as it is served: compiled at the first call, for the shapes of that call."""
+    """`graph` as it is served: compiled at the first call for the shapes of that call, and once more for sizes that
+    turn out to differ from call to call, whatever they are (texts of many lengths)."""
     with _quiet():
-        found: Callable[..., Sequence[torch.Tensor]] = torch.compile(graph, dynamic=False)
+        found: Callable[..., Sequence[torch.Tensor]] = torch.compile(graph)
     return found
 
 

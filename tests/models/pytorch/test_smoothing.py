@@ -12,7 +12,15 @@ from torch import fx, nn
 from fewbits.attribution import attribute
 from fewbits.data.batches import Batch
 from fewbits.errors import PlanError
-from fewbits.formats.scheme import BF16, INT4_BLOCKS, INT8_SMOOTHED, INT8_STATIC, Scheme
+from fewbits.formats.scheme import (
+    BF16,
+    INT4_BLOCKS,
+    INT8_SMOOTHED,
+    INT8_STATIC,
+    INT8_TOKENS,
+    INT8_TOKENS_SMOOTHED,
+    Scheme,
+)
 from fewbits.grouping import group
 from fewbits.models.pytorch.converted import artifact, opened
 from fewbits.models.pytorch.model import TorchModel
@@ -112,15 +120,14 @@ def planned(model: TorchModel, scheme: Scheme) -> Plan:
     (values,) = model.observe([Batch({"x": uneven().numpy()})], read)
     small = {smoothed(name): value / FACTORS for name, value in values.items()}
     ranges = {name: (float(value.min()), float(value.max())) for name, value in {**values, **small}.items()}
-    factors = {name: text(FACTORS if scheme.is_static else FINER) for name in read}
+    factors = {name: text(FINER if scheme.is_weight_only else FACTORS) for name in read}
     choices = {made.name: Choice(str(scheme), "test") for made in products}
-    static = scheme.is_static
     return Plan(
         model.sha256,
         choices,
-        ranges if static else {},
-        smoothing=factors if static else {},
-        scaling={} if static else factors,
+        ranges if scheme.is_static else {},
+        smoothing={} if scheme.is_weight_only else factors,
+        scaling=factors if scheme.is_weight_only else {},
     )
 
 
@@ -137,11 +144,14 @@ def loss(name: str, scheme: Scheme) -> float:
 def test_smoothing_wins_back_what_large_channels_cost(name: str) -> None:
     """The small channels get finer steps; eight bits of the large ones are enough for both operands."""
     assert loss(name, INT8_SMOOTHED) < 0.5 * loss(name, INT8_STATIC)
+    # Tokens have scales of their own, so that there is less to win.
+    assert loss(name, INT8_TOKENS_SMOOTHED) < 0.7 * loss(name, INT8_TOKENS)
 
 
+@pytest.mark.parametrize("scheme", [INT8_SMOOTHED, INT8_TOKENS_SMOOTHED])
 @pytest.mark.parametrize("name", MODULES)
-def test_the_function_stays(name: str) -> None:
-    assert loss(name, INT8_SMOOTHED) < 0.05
+def test_the_function_stays(name: str, scheme: Scheme) -> None:
+    assert loss(name, scheme) < 0.05
 
 
 def test_weights_alone_are_scaled_by_factors_of_their_own() -> None:

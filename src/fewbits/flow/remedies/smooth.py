@@ -13,6 +13,7 @@ from fewbits.flow.job import Job
 from fewbits.flow.remedies.sampled_rows import by_outputs, sampled_rows
 from fewbits.flow.remedies.tried import SMOOTHED, Remedy, added
 from fewbits.flow.site import Site
+from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import INT8_CHANNEL, UINT8_TENSOR
 from fewbits.grouping import Group
 from fewbits.plan import smoothed
@@ -60,13 +61,13 @@ def with_smoothed(observations: Iterable[Arrays], smoothing: Mapping[str, str]) 
 
 
 def _offers(site: Site, group: Group) -> bool:
-    return any(scheme.smoothed and scheme.is_static for scheme in site.space.schemes[group.name])
+    return any(scheme.smoothed and not scheme.is_weight_only for scheme in site.space.schemes[group.name])
 
 
 def _narrowed(job: Job, site: Site, found: Mapping[str, str]) -> Site:
     without = {group.name for group in job.groups if group.operands and group.operands[0] not in found}
     refused = {
-        name: [Refusal(scheme, _NO_GAIN) for scheme in schemes if scheme.smoothed and scheme.is_static]
+        name: [Refusal(scheme, _NO_GAIN) for scheme in schemes if scheme.smoothed and not scheme.is_weight_only]
         for name, schemes in site.space.schemes.items()
         if name in without
     }
@@ -83,11 +84,19 @@ def _factors(job: Job, groups: Sequence[Group]) -> _Found:
     found: _Found = {}
     for tensor, wanted in readers.items():
         weight = np.concatenate([by_outputs(job, group) for group in wanted])
-        best = search_smoothing(weight, rows[tensor], INT8_CHANNEL, UINT8_TENSOR, _STRENGTHS)
+        best = search_smoothing(weight, rows[tensor], INT8_CHANNEL, _read_in(job, wanted), _STRENGTHS)
         share = best.error / best.plain_error if best.plain_error > 0 else 1.0
         found[tensor] = (text(best.factors) if share < _GAIN else "", share)
         job.progress.advance(tensor)
     return found
+
+
+def _read_in(job: Job, readers: Sequence[Group]) -> ScaledFormat:
+    """The format in which `readers` of one tensor may read what smoothing leaves of it: the plainest, as there is one
+    set of factors for all."""
+    offered = (scheme for site in job.sites for group in readers for scheme in site.space.schemes[group.name])
+    formats = [one.activation for one in offered if one.smoothed and isinstance(one.activation, ScaledFormat)]
+    return UINT8_TENSOR if UINT8_TENSOR in formats else formats[0]
 
 
 def _observed(job: Job, tensors: Sequence[str]) -> dict[str, Array]:

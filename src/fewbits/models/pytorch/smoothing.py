@@ -57,18 +57,18 @@ def smooth(
         call = made[folded.made[described.calls[group.name]]]
         source = call.args[_place(call)]
         assert isinstance(source, fx.Node)
-        readers.setdefault((source, schemes[group.name].is_static), []).append((call, group))
+        readers.setdefault((source, schemes[group.name].is_weight_only), []).append((call, group))
     divisions: dict[fx.Node, str] = {}
-    for (source, static), reading in readers.items():
+    for (source, stored), reading in readers.items():
         calls, tensor = [call for call, _ in reading], reading[0][1].operands[0]
-        given = plan.smoothing if static else plan.scaling
+        given = plan.scaling if stored else plan.smoothing
         if tensor not in given:
             raise PlanError(f"the plan has no factors to smooth the tensor {tensor} with; tune again")
         factors = torch.from_numpy(parse(given[tensor]))
         for call in calls:
             writer.multiply(call, factors, tensor)
         if not writer.fold(source, calls, factors):
-            divisions[writer.divide(source, calls, factors)] = (smoothed if static else scaled)(tensor)
+            divisions[writer.divide(source, calls, factors)] = (scaled if stored else smoothed)(tensor)
     used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     root = holder({name: tensor for name, tensor in writer.tensors.items() if name in used})
     mapped = {one: made[node] for one, node in folded.made.items() if node in made}
