@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from torch._inductor import config
 
 from fewbits import package
 from fewbits.errors import ModelError, UsageError
-from fewbits.formats.scheme import BF16
+from fewbits.formats.scheme import BF16, INT8_STATIC, INT8_TOKENS
+from fewbits.grouping import group
 from fewbits.models.pytorch.converted import Converted
 from fewbits.models.pytorch.model import TorchModel
+from fewbits.plan import Choice, Plan
 from torch_nets import plan_of
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "cpp" / "aoti_run.cpp"
@@ -31,10 +34,15 @@ QUICK = {
 
 
 def converted() -> Converted:
+    """A layer each in bf16, int8 with a fixed range, and int8 with one for each token."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
     model = TorchModel.of(net, {"input": torch.randn(3, 8)})
-    return model.module(plan_of(model, BF16))
+    layers = {one.name: one for one in group(model.graph) if one.is_product}
+    schemes = dict(zip(layers, (BF16, INT8_STATIC, INT8_TOKENS), strict=True))
+    choices = {name: Choice(str(scheme), "test") for name, scheme in schemes.items()}
+    ranges = {layers[name].operands[0]: (0.0, 4.0) for name, scheme in schemes.items() if scheme.is_static}
+    return model.module(Plan(model.sha256, choices, ranges))
 
 
 @pytest.mark.timeout(600)  # a minute, unless compilers wait for each other
@@ -69,6 +77,14 @@ def build(folder: Path) -> Path:
     done = subprocess.run([COMPILER, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return program
+
+
+def test_what_only_python_computes_is_refused(tmp_path: Path) -> None:
+    model = TorchModel.of(nn.Conv2d(3, 4, 3), {"input": torch.randn(3, 3, 8, 8)})
+    with pytest.raises(ModelError, match=r"computes by int8_conv, operators of fewbits .*save the model as ONNX"):
+        package(
+            model.module(replace(plan_of(model, INT8_STATIC), ranges={"input": (-3.0, 3.0)})), tmp_path / "model.pt2"
+        )
 
 
 def test_only_converted_modules_are_packaged(tmp_path: Path) -> None:

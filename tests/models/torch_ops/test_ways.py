@@ -204,6 +204,7 @@ def test_weights_take_the_space_of_their_format() -> None:
     for scheme, bits in {"bf16": 16, STATIC: 8, "w:int8r/channel": 8, "w:int4r/g32@0": 4, "w:uint4/g128@0": 4}.items():
         module = linear(scheme, depth, columns, bias=False).written()
         scales = 8 * columns * (depth // 32) if bits == 4 else 4 * columns + 8
+        scales += 4 * columns * (scheme == STATIC)  # sums, by which a compiled product loses its zero point
         assert sum(one.nbytes for one in module.buffers()) <= depth * columns * bits // 8 + scales
 
 

@@ -6,11 +6,14 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import fx
 
 from fewbits.errors import ModelError, ToolError
 from fewbits.graph import Tensor
 from fewbits.models.pytorch.converted import Converted
 
+_NAMESPACE = "fewbits"
+_WITHOUT_OPERATORS = ("fp32", "bf16", "fp16")
 _FIRST_SIZE = 3
 """The size that the first free axis is traced with; one of 1 or 2 could be taken for fixed."""
 
@@ -20,7 +23,7 @@ def package(module: Converted, path: Path) -> Path:
     the module reads, in order, and gives a list of tensors; free axes stay free.
 
     Raises:
-        ModelError: it cannot be traced.
+        ModelError: it cannot be traced, or has a layer that computes by an operator of fewbits, which is in Python.
         ToolError: it cannot be compiled; a C++ compiler is needed.
     """
     arguments, axes = _example(module)
@@ -31,6 +34,7 @@ def package(module: Converted, path: Path) -> Path:
         # torch.export raises a dozen errors of its own that share no base.
         except Exception as error:
             raise ModelError(f"the module cannot be exported for compilation: {_first_line(error)}") from error
+        _check_operators(traced.graph, module)
         try:
             torch._inductor.aoti_compile_and_package(traced, package_path=str(path))
         # Whatever the compiler, the linker or the code generator say.
@@ -40,6 +44,19 @@ def package(module: Converted, path: Path) -> Path:
                 "clang++; the variable CXX names another one)"
             ) from error
     return path
+
+
+def _check_operators(graph: fx.Graph, module: Converted) -> None:
+    named = [str(node.target) for node in graph.nodes if node.op == "call_function"]
+    own = sorted({name.split(".")[1] for name in named if name.startswith(f"{_NAMESPACE}.")})
+    if not own:
+        return
+    schemes = sorted({scheme for scheme in module.schemes.values() if scheme not in _WITHOUT_OPERATORS})
+    raise ModelError(
+        f"the module computes by {', '.join(own)}, operators of fewbits that a program without Python does not have; "
+        f"of its schemes ({', '.join(schemes)}) int8 of linear layers, weights of 8 bits, bf16 and fp16 "
+        "can be packaged: set the other layers to one of them, or save the model as ONNX"
+    )
 
 
 def _example(module: Converted) -> tuple[tuple[torch.Tensor, ...], tuple[dict[int, object], ...]]:

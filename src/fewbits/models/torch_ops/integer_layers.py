@@ -22,6 +22,7 @@ from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import integer
 from fewbits.models.torch_ops import refusals
 from fewbits.models.torch_ops.activation_codes import SHIFT, Ends, dynamic_scale, encode
+from fewbits.models.torch_ops.integer_ops import int8_sums
 from fewbits.models.torch_ops.module import GivenCodes, LowPrecision, present, range_at
 from fewbits.models.torch_ops.operation import Call, Range, Sort
 from fewbits.models.weight_codes import ChannelCodes, channel_codes, given_channel_codes, rounded_bias
@@ -52,8 +53,7 @@ class IntegerLinear(LowPrecision):
         self.columns, self.depth = call.shape
         on_cuda = call.device == "cuda"
         self.fewest = _ROWS if on_cuda else 0
-        # On the CPU (torch 2.13) what a depth of 1 gives is memory that nobody wrote.
-        self.missing = -self.depth % (_MULTIPLE if on_cuda else 2 if self.depth == 1 else 1)
+        self.missing = -self.depth % _MULTIPLE if on_cuda else 0
         more = -self.columns % _MULTIPLE if on_cuda else 0
         self.keep("codes", functional.pad(torch.from_numpy(weight.codes), (0, self.missing, 0, more)))
         self.keep("sums", torch.from_numpy(weight.codes.sum(axis=1, dtype=np.int32)))
@@ -133,4 +133,4 @@ class IntegerLinear(LowPrecision):
         # What compiles is the same for any number of rows; otherwise a copy is spared.
         if self.missing or (self.fewest and (torch.compiler.is_compiling() or more > 0)):
             rows = functional.pad(rows, (0, self.missing, 0, more))
-        return torch._int_mm(rows, self.codes.t())[:count, : self.columns]
+        return int8_sums(rows, self.codes)[:count, : self.columns]

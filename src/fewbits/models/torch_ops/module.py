@@ -42,8 +42,12 @@ class Layer(torch.nn.Module, ABC):
         return f"{shape}{self.call.scheme} [{self.computes}]"
 
     def keep(self, name: str, value: torch.Tensor | None) -> None:
-        """`value` as a buffer on the device of the call."""
-        self.register_buffer(name, None if value is None else value.detach().to(self.call.device))
+        """`value` as a buffer on the device of the call; what is None is no buffer, as torch.export (2.13) gives the
+        buffers behind one that is None the names of their neighbours."""
+        if value is None:
+            setattr(self, name, None)
+        else:
+            self.register_buffer(name, value.detach().to(self.call.device))
 
 
 class LowPrecision(Layer):

@@ -4,17 +4,20 @@
 its int32 codes stand for. In a static convolution the zero point's part, ``-z_x * s_x * s_w * sum(q_w)``, stands in the
 bias, too: oneDNN sums up the weights for it at every call, which takes longer than the convolution itself where images
 are small and channels many.
+
+To a compiler or an exporter a linear layer is a product of int8 matrices among torch's own operations: what stands
+around it is fused, and a program without Python can run it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import pad
+from torch.nn import functional
 
 from fewbits.errors import SchemeError
 from fewbits.formats.granularity import Tensor
@@ -24,12 +27,22 @@ from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import integer
 from fewbits.models.torch_ops import refusals
 from fewbits.models.torch_ops.activation_codes import SHIFT, Ends, dynamic_scale, encode
+from fewbits.models.torch_ops.integer_ops import int8_sums, signed
 from fewbits.models.torch_ops.module import GivenCodes, LowPrecision, present, range_at
 from fewbits.models.torch_ops.onednn_ops import ADDING_FUSES, CONV_FUSES, LINEAR_FUSES, int8_conv, int8_linear
 from fewbits.models.torch_ops.operation import Activation, Added, Call, Range, Sort
 from fewbits.models.weight_codes import ChannelCodes, channel_codes, given_channel_codes, rounded_bias
 
 _OF_IMAGES = 4
+_ACTIVATIONS: Final[Mapping[Activation, Callable[[torch.Tensor], torch.Tensor]]] = {
+    Activation.NONE: lambda x: x,
+    Activation.RELU: functional.relu,
+    Activation.GELU: functional.gelu,
+    Activation.GELU_TANH: lambda x: functional.gelu(x, approximate="tanh"),
+    Activation.SILU: functional.silu,
+    Activation.HARDSWISH: functional.hardswish,
+    Activation.RELU6: functional.relu6,
+}
 _RESULTS = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 
 
@@ -120,6 +133,12 @@ class _Int8(LowPrecision):
 class Int8Linear(_Int8):
     """Product by a constant matrix; `x` has any number of axes, the last one is the depth."""
 
+    sums: torch.Tensor
+
+    def __init__(self, call: Call, weight: ChannelCodes, bias: torch.Tensor | None, ranges: Sequence[Range]) -> None:
+        super().__init__(call, weight, bias, ranges)
+        self.keep("sums", torch.from_numpy(weight.codes.sum(axis=1, dtype=np.int32)))
+
     @staticmethod
     def supported(call: Call) -> str:
         """See `LowPrecision`."""
@@ -128,6 +147,8 @@ class Int8Linear(_Int8):
     def forward(self, x: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
         """`x` times the weight, plus `other` if the call adds one."""
         codes, scale, zero = self.inputs(x)
+        if torch.compiler.is_compiling():
+            return self._composed(codes, scale, zero, other)
         made: torch.Tensor = int8_linear(
             codes,
             scale,
@@ -142,6 +163,22 @@ class Int8Linear(_Int8):
             self.out_zero,
         )
         return made
+
+    def _composed(
+        self, codes: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, other: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The same numbers by torch's own operations."""
+        rows = signed(codes).reshape(-1, codes.shape[-1])
+        acc = int8_sums(rows, self.codes) - (zero.to(torch.int32) - SHIFT) * self.sums
+        made = (acc.float() * (scale * self.weight_scale)).reshape(*codes.shape[:-1], self.codes.shape[0])
+        if self.bias is not None:
+            made = made + self.bias
+        if other is not None:
+            made = made + other.float()
+        made = _ACTIVATIONS[self.call.activation](made)
+        if self.out_scale is None or self.out_zero is None:
+            return made.to(self.result)
+        return encode(made, self.out_scale, self.out_zero, Ends.of(UINT8), torch.uint8)
 
 
 class Int8Conv(_Int8):
@@ -186,7 +223,7 @@ class Int8Conv(_Int8):
         alone = x.dim() == self.codes.dim() - 1
         codes, scale, zero = self.inputs(x.unsqueeze(0) if alone else x)
         if self.borders:
-            codes = pad(codes, self.borders, value=self.fill)
+            codes = functional.pad(codes, self.borders, value=self.fill)
         made: torch.Tensor = int8_conv(
             codes,
             scale,
