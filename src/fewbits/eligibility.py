@@ -41,7 +41,7 @@ def module_obstacle(graph: Graph, group: Group, scheme: Scheme) -> str:
     if not scheme.is_fp32 and not scheme.is_cast and not (group.is_product or group.kind is Kind.GATHER):
         if group.kind is not Kind.ADD or scheme != INT8_STATIC:
             return "joints are computed in floats only, but for sums in int8 with ranges"
-        if not any(_is_sum_of_convolution(graph, name) for name in group.operands):
+        if not any(convolution_before(graph, name) for name in group.operands):
             return "a sum is computed on codes behind a convolution over 2 axes that nothing else reads"
     if not scheme.is_fp32 and not scheme.is_cast:
         if group.kind is Kind.CONV_TRANSPOSE:
@@ -92,13 +92,16 @@ def _recurrent_call(graph: Graph, group: Group, scheme: Scheme) -> str:
     return ""
 
 
-def _is_sum_of_convolution(graph: Graph, tensor: str) -> bool:
-    """Whether `tensor` is what a convolution over 2 axes gives to one reader, straight or through its batch norm."""
+def convolution_before(graph: Graph, tensor: str) -> str:
+    """The convolution over 2 axes that gives `tensor` to one reader, straight or through its batch norm; "" if there is
+    none."""
     node = graph.producer.get(tensor) if graph.only_consumer(tensor) is not None else None
     if node is not None and node.kind is Kind.BATCH_NORM and graph.only_consumer(node.inputs[0]) is node:
         node = graph.producer.get(node.inputs[0])
-    weight = None if node is None or node.kind is not Kind.CONV else graph.tensors.get(node.inputs[1])
-    return weight is not None and weight.shape is not None and len(weight.shape) == _IMAGE_AXES
+    if node is None or node.kind is not Kind.CONV:
+        return ""
+    shape = _shape(graph.tensors.get(node.inputs[1]))
+    return node.name if shape is not None and len(shape) == _IMAGE_AXES else ""
 
 
 def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool = False) -> str:
