@@ -341,10 +341,8 @@ def auto_target_table(path: Path) -> str:
         kept = f"{one['outcome']}, {one['groups']} groups"
         size = f"{one['bytes'] / 1e6:.1f} MB"
         rows.append((one["model"], one["asked"], one["target"], kept, f"{one['loss']:.2%}", size, speed))
-    machine = stored["taken"]["machine"]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     head = ("model", "asked for", "served on", "outcome", "loss", "file", "speed over auto")
-    return markdown(head, rows) + f"\n{machine['cpu']}, {machine['cores']} cores; {versions}.\n"
+    return markdown(head, rows) + taken([TypeAdapter(Taken).validate_python(one) for one in stored["taken"].values()])
 
 
 def training_gpu_table(path: Path) -> str:

@@ -37,6 +37,26 @@ class Residual(nn.Module):
         return self.classifier(self.active(y).mean((2, 3)))
 
 
+class Sums(nn.Module):
+    """Sums behind convolutions: read by convolutions, by the next sum, too, and the last one by a mean. With `short`
+    blocks of one convolution the one that reads a sum takes the next one along."""
+
+    def __init__(self, *, short: bool = False) -> None:
+        super().__init__()
+        self.short = short
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.first = nn.ModuleList([nn.Conv2d(8, 8, 3, padding=1) for _ in range(3)])
+        self.second = nn.ModuleList([nn.Conv2d(8, 8, 1) for _ in range(3)])
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        for first, second in zip(self.first, self.second, strict=True):
+            y = first(x)
+            x = torch.relu(x + (y if self.short else self.norm(second(torch.relu(y)))))
+        return x.mean((2, 3))
+
+
 class Mobile(nn.Module):
     """Inverted residual blocks with depthwise convolutions, ReLU6 and squeeze-and-excite, as in MobileNets."""
 

@@ -33,18 +33,33 @@ def module_obstacle(graph: Graph, group: Group, scheme: Scheme) -> str:
         return _recurrent_call(graph, group, scheme)
     if scheme == TF32:
         multiplies = group.is_product and group.kind not in (Kind.ATTENTION, Kind.CONV_TRANSPOSE)
+        if multiplies and _pads_one_side(graph.node[group.name]):
+            return "its padding is asymmetric, which no kernel of tf32 takes"
+        if group.constant:
+            return "its constant stands first or is more than one matrix, which no kernel of tf32 takes"
         return _cast(graph, group) if multiplies else "only products are computed in tf32"
     if not scheme.is_fp32 and not scheme.is_cast and not (group.is_product or group.kind is Kind.GATHER):
         if group.kind is not Kind.ADD or scheme != INT8_STATIC:
             return "joints are computed in floats only, but for sums in int8 with ranges"
-        if not any(_is_sum_of_convolution(graph, name) for name in group.operands):
+        if not any(convolution_before(graph, name) for name in group.operands):
             return "a sum is computed on codes behind a convolution over 2 axes that nothing else reads"
+    if not scheme.is_fp32 and not scheme.is_cast:
+        if group.kind is Kind.CONV_TRANSPOSE:
+            return "a transposed convolution is computed in floats only"
+        if group.kind is Kind.MATMUL and not group.weight:
+            return "no kernel of codes multiplies anything but an activation by one constant matrix that comes second"
     attributes = graph.node[group.name].attributes
     if group.kind is Kind.GEMM and not scheme.is_cast and any(attributes.get(one, 1) != 1 for one in ("alpha", "beta")):
         return (
             "" if scheme.is_fp32 else "it scales its product or its bias (alpha, beta), which no kernel of codes does"
         )
     return obstacle(graph, group, scheme, gives_floats=True)
+
+
+def _pads_one_side(anchor: Node) -> bool:
+    """Whether a convolution pads less in front than behind, or more."""
+    pads = _sizes(anchor.attributes.get("pads", ()))
+    return pads[: len(pads) // 2] != pads[len(pads) // 2 :]
 
 
 def _recurrent_call(graph: Graph, group: Group, scheme: Scheme) -> str:
@@ -77,13 +92,16 @@ def _recurrent_call(graph: Graph, group: Group, scheme: Scheme) -> str:
     return ""
 
 
-def _is_sum_of_convolution(graph: Graph, tensor: str) -> bool:
-    """Whether `tensor` is what a convolution over 2 axes gives to one reader, straight or through its batch norm."""
+def convolution_before(graph: Graph, tensor: str) -> str:
+    """The convolution over 2 axes that gives `tensor` to one reader, straight or through its batch norm; "" if there is
+    none."""
     node = graph.producer.get(tensor) if graph.only_consumer(tensor) is not None else None
     if node is not None and node.kind is Kind.BATCH_NORM and graph.only_consumer(node.inputs[0]) is node:
         node = graph.producer.get(node.inputs[0])
-    weight = None if node is None or node.kind is not Kind.CONV else graph.tensors.get(node.inputs[1])
-    return weight is not None and weight.shape is not None and len(weight.shape) == _IMAGE_AXES
+    if node is None or node.kind is not Kind.CONV:
+        return ""
+    shape = _shape(graph.tensors.get(node.inputs[1]))
+    return node.name if shape is not None and len(shape) == _IMAGE_AXES else ""
 
 
 def obstacle(graph: Graph, group: Group, scheme: Scheme, *, gives_floats: bool = False) -> str:

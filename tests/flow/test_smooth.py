@@ -84,3 +84,15 @@ def test_a_plan_has_the_factors_that_it_needs(tmp_path: Path, target: str) -> No
     with_it = one.plan(one.site(target), {first: Wish(INT8_SMOOTHED, "")}, {}, "")
     assert with_it.smoothing == {"x": one.smoothing["x"]}
     assert one.plan(one.site(target), {}, {}, "").smoothing == {}
+
+
+def test_one_row_in_ten_thousand_counts(tmp_path: Path) -> None:
+    """It alone makes the range, and so the error of all others; a sample of a few hundred rows misses it."""
+    generator = np.random.default_rng(3)
+    x = generator.standard_normal((64, 160, FEATURES)).astype(np.float32)
+    x[41, 97, 3] = 400.0
+    net = Net()
+    wide = finish(net, net.linear("x", FEATURES, FEATURES), x=("batch", 160, FEATURES))
+    one = smooth(job(opened(wide, {"x": x[:40]}, calibration={"x": x}), tmp_path))
+    factors = parse(one.smoothing["x"])
+    assert int(factors.argmax()) == 3 and factors[3] > 8 * np.median(factors)

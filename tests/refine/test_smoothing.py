@@ -53,6 +53,16 @@ class TestSearch:
         expected = np.square(y - one.inputs @ one.weight.T).sum(axis=1).mean()
         assert found.error == pytest.approx(expected, rel=1e-4)
 
+    def test_a_sample_stands_for_as_many_as_it_is_said_to(self) -> None:
+        one = problem(0, size=64)
+        counts = np.arange(len(one.inputs)) % 3 + 1.0
+        formats = scaled("int8r/channel"), scaled("int8r/tensor")
+        found = search_smoothing(one.weight, one.inputs, *formats, counts=counts)
+        repeated = search_smoothing(one.weight, np.repeat(one.inputs, counts.astype(int), axis=0), *formats)
+        assert found.alpha == repeated.alpha
+        assert found.error == pytest.approx(repeated.error, rel=1e-5)
+        assert found.plain_error == pytest.approx(repeated.plain_error, rel=1e-5)
+
     @pytest.mark.parametrize("seed", range(5))
     def test_it_is_never_worse_than_no_factors(self, seed: int) -> None:
         one = problem(seed, size=32, outliers=0)
@@ -78,5 +88,8 @@ class TestSearch:
     def test_shapes_that_do_not_fit_are_refused(self) -> None:
         with pytest.raises(DataError, match=r"\(3, 4\)"):
             search_smoothing(np.ones((3, 4)), np.ones((2, 5)), scaled("int8r/channel"), scaled("int8r/token"))
+        formats = scaled("int8r/channel"), scaled("int8r/token")
+        with pytest.raises(DataError, match="2 samples stand for"):
+            search_smoothing(np.ones((3, 5)), np.ones((2, 5)), *formats, counts=np.ones(3))
         with pytest.raises(DataError, match="two peaks"):
             smoothing_factors(np.ones(3), np.ones(4), 0.5)

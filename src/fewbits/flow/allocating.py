@@ -19,7 +19,7 @@ from fewbits.formats.describe import bits_per_element
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.grouping import RECURRENT, Group, attentions, matrices
 from fewbits.search.allocation import Additive, Allocation, Choice, Item, Peak
-from fewbits.search.boundary import Crossing, PairTable
+from fewbits.search.boundary import Boundary, Crossing, PairTable
 from fewbits.verify.acceptance import Objective
 
 SECONDS: Final = "seconds"
@@ -70,7 +70,8 @@ class Costing:
             }
             for name in self.names
         }
-        return Additive(SECONDS, costs, (*self._crossings(between), *self._inside(costs)), correction.rest)
+        boundaries: list[Boundary] = [*self._crossings(between), *self._along(correction), *self._inside(costs)]
+        return Additive(SECONDS, costs, boundaries, correction.rest)
 
     def bytes(self) -> Additive:
         """Bytes of the weights in the file, about: scales and zero points are left out. What groups share is stored in
@@ -133,12 +134,45 @@ class Costing:
         full = {name: choice.get(name, str(FP32)) for name in self.names}
         crossed = (edge.cost(full[edge.first], full[edge.second]) for edge in self._crossings(1.0))
         predicted[_CONVERSIONS] += sum(crossed)
+        for product, name in self._taken:
+            for part, seconds in self._otherwise(name, full[product], full[name]).items():
+                predicted[part] = predicted.get(part, 0.0) + seconds
         return Parts(predicted, measured)
 
     def _cost(self, name: str, option: str) -> RegionCost:
         cost = self._site.costs.costs.get(name, {}).get(option, _FREE)
         entry, compute, exit_ = (one / self._shared_by for one in (cost.entry, cost.compute, cost.exit))
         return replace(cost, entry=entry, compute=compute, exit=exit_)
+
+    @cached_property
+    def _taken(self) -> Sequence[tuple[str, str]]:
+        """Products, each with a sum that it takes along where it is in codes."""
+        pairs = [(along.product, name) for name, along in self._site.costs.along.items()]
+        return [pair for pair in pairs if {*pair} <= set(self.options)]
+
+    def _otherwise(self, name: str, before: str, option: str) -> Mapping[str, float]:
+        """What the sum `name` in `option` costs more than by itself behind a product in `before`, by parts: behind one
+        in codes floats are added by its kernel, behind another one there is none that adds codes."""
+        kept, coded = str(FP32), Scheme.parse(before).is_static
+        plain = self._cost(name, kept).compute
+        if coded and option == kept:
+            return {_part(kept): self._site.costs.along[name].seconds / self._shared_by - plain}
+        if not coded and Scheme.parse(option).is_static:
+            return {_part(kept): plain, _part(option): -self._cost(name, option).compute}
+        return {}
+
+    def _along(self, correction: Correction) -> list[PairTable]:
+        """Seconds of sums that depend on the products before them."""
+        found = []
+        for product, name in self._taken:
+            costs = {
+                (before, option): sum(correction.factor(part) * seconds for part, seconds in parts.items())
+                for before in self.options[product]
+                for option in self.options[name]
+                if (parts := self._otherwise(name, before, option))
+            }
+            found.append(PairTable(product, name, costs))
+        return found
 
     def _alone(self, name: str, option: str) -> float:
         """Conversions of tensors that come from no group or go to none."""

@@ -37,7 +37,9 @@ def price(job: Job) -> tuple[Site, ...]:
 def _operands(job: Job) -> Arrays:
     """What the operands of all groups are in the call whose latency counts."""
     free = frozenset[str]().union(*(site.space.free for site in job.sites))
-    names = dict.fromkeys(name for group in job.groups if group.name in free for name in group.operands)
+    wanted = [group for group in job.groups if group.name in free]
+    products = [job.model.inside[group.name].product for group in wanted if group.name in job.model.inside]
+    names = dict.fromkeys(name for group in (*wanted, *products) for name in group.operands)
     (values,) = job.observe([Batch(job.inputs)], list(names))
     return values
 

@@ -31,7 +31,7 @@ from fewbits.models.onnx_read import check, check_inside, read_bytes, read_file
 from fewbits.models.onnx_region import regions
 from fewbits.models.onnx_spill import bytes_within, spilled
 from fewbits.models.onnx_write import written
-from fewbits.models.protocol import Artifact, Regions
+from fewbits.models.protocol import Artifact, Inside, Regions
 from fewbits.plan import Plan
 
 
@@ -123,6 +123,11 @@ class OnnxModel:
         graph = self._model.graph
         values = (*graph.initializers.values(), *(value for node in graph for value in node.outputs))
         return {str(value.name): value for value in values if value.const_value is not None}
+
+    @property
+    def inside(self) -> Mapping[str, Inside]:
+        """None: a sum is a node of its own, and its region has what its quantisers fuse with."""
+        return {}
 
     def observe(self, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
         """See Model.observe."""

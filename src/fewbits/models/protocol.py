@@ -63,6 +63,15 @@ class Regions:
 
 
 @dataclass(frozen=True)
+class Inside:
+    """Where a sum is computed that a runtime adds in the kernel of a `product`, if both are on codes. `reader` is a
+    product that reads it as codes; nothing if somebody takes floats, so that floats are added, whatever a plan says."""
+
+    product: Group
+    reader: tuple[Group, ...] = ()
+
+
+@dataclass(frozen=True)
 class Served:
     """A model as it is stored, to be run: what it reads, and what a target opens."""
 
@@ -109,6 +118,10 @@ class Model(Protocol):
 
     def weight(self, name: str) -> Array:
         """The constant tensor `name`. Raises KeyError."""
+
+    @property
+    def inside(self) -> Mapping[str, Inside]:
+        """The sums that are computed in the kernel of a product where both are on codes."""
 
     def observe(self, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
         """The values that `tensors` of the original model take, one mapping per batch."""

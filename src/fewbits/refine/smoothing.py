@@ -24,6 +24,7 @@ Float64 = NDArray[np.float64]
 ALPHAS = tuple(step / 20 for step in range(21))
 _LEAST = 1e-5
 """Of a factor, as in the authors' code."""
+_ONE = np.ones(1)
 
 
 def smoothing_factors(input_peak: Array, weight_peak: Array, alpha: float) -> Float64:
@@ -44,6 +45,7 @@ def search_smoothing(
     weight_format: ScaledFormat,
     input_format: ScaledFormat,
     alphas: tuple[float, ...] = ALPHAS,
+    counts: Array = _ONE,
 ) -> InputFactors:
     """The factors with the least output error of a linear layer whose operands are both rounded; never worse than none.
 
@@ -53,6 +55,7 @@ def search_smoothing(
             (``uint8/tensor``) are of these samples.
         weight_format: of the weight, multiplied by the factors.
         input_format: of the inputs, divided by them.
+        counts: for how many samples each one stands, (samples,) or the same for all: errors are means over those.
         alphas: of two equal errors the first stays, and no factors (alpha 0 in the result, all factors 1) before them.
 
     Raises:
@@ -63,12 +66,16 @@ def search_smoothing(
             f"a weight (outputs, inputs) and samples (..., inputs) were expected, not {weight.shape} and {inputs.shape}"
         )
     x = inputs.reshape(-1, inputs.shape[-1])
+    if counts.shape not in ((1,), (len(x),)):
+        raise DataError(f"{len(x)} samples stand for as many numbers of samples, or one for all, not {counts.shape}")
+    weights = np.broadcast_to(counts, len(x))
+    share = weights / weights.sum()
     expected = x @ weight.T
 
     def error(factors: Float64) -> float:
         rounded = fake_quantize((x / factors).astype(x.dtype), input_format)
         moved = fake_quantize((weight * factors).astype(weight.dtype), weight_format)
-        return float(np.square(rounded @ moved.T - expected, dtype=np.float64).sum() / max(len(x), 1))
+        return float(np.square(rounded @ moved.T - expected, dtype=np.float64).sum(axis=1) @ share)
 
     peaks = np.abs(x).max(axis=0, initial=0), np.abs(weight).max(axis=0, initial=0)
     none = np.ones(weight.shape[1])

@@ -259,7 +259,7 @@ def _executed(event: FunctionEvent, origins: _Origins, labels: Sequence[Label], 
     if operator is not None:
         label = labels[operator.number]
         precision = label.precision if decodes_only(label) else _narrowest(operator.types)
-        yield Executed(label.name, event.name, precision, (label.name,), seconds)
+        yield Executed(label.name, event.name, precision, (label.name, *label.along), seconds)
 
 
 def _fused(numbers: Sequence[int], origins: _Origins, labels: Sequence[Label], seconds: float) -> Executed:

@@ -139,4 +139,4 @@ class _Timing(fx.Interpreter):
         precision = self._precision[node]
         if seen is not None:
             kernel, precision = seen.kernel, seen.precision
-        return Executed(label.name, kernel, precision, (label.name,), usual(seconds[DROPPED_CALLS:]))
+        return Executed(label.name, kernel, precision, (label.name, *label.along), usual(seconds[DROPPED_CALLS:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fewbits.formats.integer import INT8R, UINT8
 from fewbits.formats.numerics.affine import Affine, of_range
@@ -223,3 +225,40 @@ def test_codes_end_where_relu6_does(name: str, ends: tuple[float, float]) -> Non
     wanted = activation_codes(floats, of_range(*ends, UINT8))
     assert np.abs(found.numpy().astype(np.int64) - wanted).max() <= 1
     assert (found.numpy() != wanted).mean() <= 0.01
+
+
+class Seen(TorchDispatchMode):
+    """Remembers how what is added to a product lies in memory when oneDNN gets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.contiguous: list[bool] = []
+
+    def __torch_dispatch__(
+        self, func: object, types: object, args: Sequence[object] = (), kwargs: Mapping[str, object] | None = None
+    ) -> object:
+        if func is torch.ops.onednn.qlinear_pointwise.binary:
+            other = args[6]
+            assert isinstance(other, torch.Tensor)
+            self.contiguous.append(other.is_contiguous())
+        assert callable(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("added", [Added.FLOATS, Added.CODES])
+def test_what_is_added_lies_row_by_row(added: Added) -> None:
+    """Whatever it was given as: floats of one image whose channels come first are columns, which oneDNN reads by a
+    reference kernel."""
+    layer = convolution(STATIC, "1 x 1")
+    result = torch.uint8 if added is Added.CODES else torch.float32
+    call = replace(layer.call, added=added, result=result)
+    ranges = [RANGE, *[RANGE, OUT] * (added is Added.CODES)]
+    module = Int8Conv.from_float(call, layer.weight, layer.bias, ranges)
+    x = layer.inputs[0][:1]
+    other = torch.randn(1, layer.call.shape[0], *x.shape[2:], generator=torch.Generator().manual_seed(4))
+    other = (other * 40 + 120).clamp(0, 255).to(torch.uint8) if added is Added.CODES else other
+    lasting = other.contiguous(memory_format=torch.channels_last)
+    with Seen() as seen, torch.inference_mode():
+        given = [module(x, one.clone()) for one in (other, lasting)]
+    assert torch.equal(*given)
+    assert seen.contiguous == [True, True]

@@ -8,9 +8,11 @@ from typing import Final
 
 import numpy as np
 
-from fewbits.data.batches import Array, Arrays
+from fewbits.data.batches import Arrays
 from fewbits.flow.job import Job
-from fewbits.flow.remedies.sampled_rows import by_outputs, sampled_rows
+from fewbits.flow.observing import observed_with_positions
+from fewbits.flow.remedies.sampled_rows import batch_of, by_outputs, finite_rows
+from fewbits.flow.remedies.strata import Strata
 from fewbits.flow.remedies.tried import SMOOTHED, Remedy, added
 from fewbits.flow.site import Site
 from fewbits.formats.scaled import ScaledFormat
@@ -23,6 +25,8 @@ from fewbits.space import Refusal
 
 _SAMPLES: Final = 64
 _ROWS: Final = 512
+_PEAKS: Final = 32
+"""Of the rows, so many are those with the largest values, on which the range depends."""
 _STRENGTHS: Final = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _GAIN: Final = 0.5
 """Factors that do not lower the squared error of the layers to this share are not worth trying out on the model."""
@@ -84,7 +88,8 @@ def _factors(job: Job, groups: Sequence[Group]) -> _Found:
     found: _Found = {}
     for tensor, wanted in readers.items():
         weight = np.concatenate([by_outputs(job, group) for group in wanted])
-        best = search_smoothing(weight, rows[tensor], INT8_CHANNEL, _read_in(job, wanted), _STRENGTHS)
+        sample, counts = rows[tensor].sample
+        best = search_smoothing(weight, sample, INT8_CHANNEL, _read_in(job, wanted), _STRENGTHS, counts)
         share = best.error / best.plain_error if best.plain_error > 0 else 1.0
         found[tensor] = (text(best.factors) if share < _GAIN else "", share)
         job.progress.advance(tensor)
@@ -99,7 +104,11 @@ def _read_in(job: Job, readers: Sequence[Group]) -> ScaledFormat:
     return UINT8_TENSOR if UINT8_TENSOR in formats else formats[0]
 
 
-def _observed(job: Job, tensors: Sequence[str]) -> dict[str, Array]:
+def _observed(job: Job, tensors: Sequence[str]) -> Mapping[str, Strata]:
     """Some rows of each tensor."""
-    parts = list(sampled_rows(job, tensors, _SAMPLES, _ROWS))
-    return {tensor: np.concatenate([part[tensor] for part in parts])[:_ROWS] for tensor in tensors}
+    found: dict[str, Strata] = {}
+    for seen, real in observed_with_positions(job, tensors, _SAMPLES, batch_of(job)):
+        for tensor in tensors:
+            rows = finite_rows(seen[tensor], real)
+            found[tensor] = found.get(tensor, Strata(rows.shape[-1], _ROWS, _PEAKS)).update(rows)
+    return found

@@ -22,11 +22,12 @@ from fewbits.models.pytorch.retracing import Retracing
 @dataclass(frozen=True, slots=True)
 class Label:
     """What a call stands for: `name` is a node of the model, or a tensor and what is done to it. A module that computes
-    at low precision has a `kernel` and what it multiplies in."""
+    at low precision has a `kernel` and what it multiplies in; `along` are nodes whose codes its kernel adds."""
 
     name: str
     kernel: str = ""
     precision: str = ""
+    along: tuple[str, ...] = ()
 
 
 class Converted(Inference):

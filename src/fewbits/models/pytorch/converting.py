@@ -67,11 +67,12 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
     stands = {found.made[node]: name for node, name in known.items() if node in found.made}
     stands |= {node: f"{known.get(of, of.name)}.{what}" for (of, what), node in found.casts.items()}
     kernels = {found.made[node]: module for node, module in lowered.modules.items()}
+    along = {found.made[node]: (name,) for node, name in lowered.along.items()}
     return Converted(
         fx.GraphModule(holder(found.tensors, modules), found.graph),
         program.call,
         {one.name: str(schemes.get(one.name, Scheme())) for one in every},
-        _labels(found.graph, stands, kernels),
+        _labels(found.graph, stands, kernels, along),
         _reads(graph),
     )
 
@@ -141,7 +142,7 @@ def _given(module: Layer) -> torch.dtype | None:
 def plain(program: Program, described: Described) -> Converted:
     """`program` as it is."""
     schemes = {made.name: "fp32" for made in group(described.graph)}
-    labels = _labels(program.graph, described.names, {})
+    labels = _labels(program.graph, described.names, {}, {})
     return Converted(program.module, program.call, schemes, labels, _reads(described.graph))
 
 
@@ -152,11 +153,16 @@ def _stands(described: Described, made: Mapping[fx.Node, fx.Node]) -> dict[fx.No
     return {**inputs, **found}
 
 
-def _labels(graph: fx.Graph, known: Mapping[fx.Node, str], modules: Mapping[fx.Node, Layer]) -> Sequence[Label]:
-    """A label for every call of `graph`."""
+def _labels(
+    graph: fx.Graph,
+    known: Mapping[fx.Node, str],
+    modules: Mapping[fx.Node, Layer],
+    along: Mapping[fx.Node, tuple[str, ...]],
+) -> Sequence[Label]:
+    """A label for every call of `graph`; `along` has the sums that calls take along."""
     calls = [node for node in graph.nodes if node.op in ("call_function", "call_module")]
     return [
-        Label(known.get(node, node.name), modules[node].computes, _precision(modules[node]))
+        Label(known.get(node, node.name), modules[node].computes, _precision(modules[node]), along.get(node, ()))
         if node in modules
         else Label(known.get(node, node.name))
         for node in calls

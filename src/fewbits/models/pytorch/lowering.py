@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from torch import fx, nn
@@ -29,6 +30,7 @@ from fewbits.models.torch_ops.writing import choose, write
 from fewbits.plan import Plan, smoothed
 
 _ON_CODES = (Int8Linear, Int8Conv)
+_OF_IMAGES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Lowered:
     names: Mapping[fx.Node, str]
     encoded: Mapping[fx.Node, torch.dtype]
     """What makes codes of a tensor → the type of what it reads."""
+    along: Mapping[fx.Node, str]
+    """Calls that add codes → the group whose sum that is."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class _Lowering:
         products = sorted(set(anchors) - set(self.recurrent), key=order.__getitem__)
         self.anchors = {node: anchors[node] for node in products}
         summands = _summands(described, before, wanted.joints)
+        self.sums = {before[described.calls[one.name]]: one.name for one in wanted.joints}
         self.joints: Joints = {
             node: {one: _range(wanted.plan, name) for one, name in names.items()} for node, names in summands.items()
         }
@@ -96,6 +101,7 @@ class _Lowering:
         self.found: dict[fx.Node, Layer] = {}
         self.names: dict[fx.Node, str] = {}
         self.encoded: dict[fx.Node, torch.dtype] = {}
+        self.along: dict[fx.Node, str] = {}
         self.converted: dict[tuple[fx.Node, object], fx.Node] = {}
 
     def run(self) -> Lowered:
@@ -119,7 +125,8 @@ class _Lowering:
         flat = fx.GraphModule(holder(tensors, self.modules), self.graph)
         alive = set(self.graph.nodes)
         made = {a: b for a, b in self.made.items() if b in alive}
-        return Lowered(replace(self.program, module=flat), made, self.found, self.names, self.encoded)
+        program = replace(self.program, module=flat)
+        return Lowered(program, made, self.found, self.names, self.encoded, self.along)
 
     def _product(self, node: fx.Node, group: Group) -> Product:
         """How `group` computes with nothing fused."""
@@ -165,11 +172,12 @@ class _Lowering:
             raise _refused(group, scheme, str(error)) from error
         operands = activations(anchor, group)
         if scheme.is_static and type(module) in _ON_CODES:
-            reads = [self._codes_of(operands[0], read[0], ranges[0], integer(scheme.activation))]
+            images = fused.call.convolution is not None
+            reads = [self._codes_of(operands[0], read[0], ranges[0], integer(scheme.activation), images=images)]
         else:
             reads = [self.made[one] for one in operands]
         if tail.other is not None and fused.other is not None:
-            reads.append(self._codes_of(tail.other, self.tensors[tail.other], fused.other, UINT8))
+            reads.append(self._codes_of(tail.other, self.tensors[tail.other], fused.other, UINT8, images=True))
         elif tail.other is not None:
             reads.append(self._floats(tail.other))
         path = self._add(group.name, module)
@@ -178,6 +186,8 @@ class _Lowering:
         if fused.call.gives_codes:
             call.meta["val"] = call.meta["val"].to(torch.uint8)
         self.found[call], self.names[call] = module, group.name
+        if fused.other is not None:
+            self.along[call] = self.sums[tail.nodes[0]]
         return call
 
     def _recurrent(self, node: fx.Node, group: Group) -> fx.Node:
@@ -190,13 +200,15 @@ class _Lowering:
         self.found[call], self.names[call] = module, group.name
         return call
 
-    def _codes_of(self, operand: fx.Node, name: str, values: Range, element: IntFormat) -> fx.Node:
-        """`operand`, the tensor `name`, as codes of `element`: made once for all that read the same."""
+    def _codes_of(self, operand: fx.Node, name: str, values: Range, element: IntFormat, *, images: bool) -> fx.Node:
+        """`operand`, the tensor `name`, as codes of `element`: made once for all that read the same. `images`: a
+        convolution reads them."""
         if operand in self.fusing.coded:
             return self.made[operand]
-        key = (operand, (element, values))
+        images = images and operand.meta["val"].dim() == _OF_IMAGES
+        key = (operand, (element, values, images))
         if key not in self.converted:
-            self.converted[key] = self._insert(operand, name, ENCODES, Encode(values, element))
+            self.converted[key] = self._insert(operand, name, ENCODES, Encode(values, element, images=images))
             self.converted[key].meta["val"] = operand.meta["val"].to(torch.uint8)
             self.encoded[self.converted[key]] = self.wanted.types.get(operand, torch.float32)
         return self.converted[key]

@@ -16,7 +16,7 @@ from fewbits.data.batches import Array, Arrays, Batch
 from fewbits.errors import ModelError, PlanError
 from fewbits.graph import Graph, Tensor
 from fewbits.grouping import Group
-from fewbits.models.protocol import Artifact, Regions
+from fewbits.models.protocol import Artifact, Inside, Regions
 from fewbits.models.pytorch.call_form import Arguments
 from fewbits.models.pytorch.converted import Converted, array_of, artifact
 from fewbits.models.pytorch.converting import convert, plain
@@ -24,6 +24,7 @@ from fewbits.models.pytorch.equalising import equalised
 from fewbits.models.pytorch.examples import example_of
 from fewbits.models.pytorch.exporting import Dynamic, export, loaded
 from fewbits.models.pytorch.graph import Described, describe
+from fewbits.models.pytorch.inside import inside
 from fewbits.models.pytorch.observing import device_of, observe
 from fewbits.models.pytorch.program import Program, digest, weight_of
 from fewbits.models.pytorch.regions import cut
@@ -90,6 +91,15 @@ class TorchModel:
         if not self.graph.is_constant(name):
             raise KeyError(name)
         return array_of(weight_of(self.program.module, name))
+
+    @property
+    def inside(self) -> Mapping[str, Inside]:
+        """Sums that convolutions take along."""
+        return self._inside
+
+    @cached_property
+    def _inside(self) -> Mapping[str, Inside]:
+        return inside(self.graph)
 
     def observe(self, batches: Iterable[Batch], tensors: Sequence[str]) -> Iterator[Arrays]:
         """See Model.observe."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import fx
 
-from fewbits.grouping import Group
+from fewbits.graph import Kind
+from fewbits.grouping import PRODUCTS, Group
 from fewbits.models.pytorch.call_form import CallForm
 from fewbits.models.pytorch.graph import Described, element_of
 from fewbits.models.pytorch.program import Program, holder, weight_of
+
+_OF_IMAGES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,9 @@ def cut(program: Program, described: Described, groups: Sequence[Group]) -> Cut:
             known[source].meta = dict(source.meta)
             placeholders.append(known[source])
             inputs[name] = tensor_of[source]
+        if made.kind is Kind.ADD and any(described.graph.node[name].kind in PRODUCTS for name in made.nodes):
+            # A sum that a product takes along: products on codes give, and so read, images channels last.
+            known = {source: _channels_last(graph, node) for source, node in known.items()}
         plans.append((made, known))
     for made, known in plans:
         own = {described.calls[name] for name in made.nodes}
@@ -60,8 +67,9 @@ def cut(program: Program, described: Described, groups: Sequence[Group]) -> Cut:
                     known[source].meta = dict(source.meta)
                     tensors[str(source.target)] = weight_of(program.module, str(source.target))
             known[node] = graph.node_copy(node, known.__getitem__)
-        first = [node for node in calls if element_of(node) in own]
-        results.append(known[(first or calls)[-1]])
+        last = described.calls[made.nodes[-1]]
+        first = [node for node in calls if element_of(node) is last]
+        results.append(known[(first or [last])[-1]])
     graph.output(tuple(results))
     flat = fx.GraphModule(holder(tensors), graph)
     names_of = [str(node.target) for node in placeholders]
@@ -74,6 +82,14 @@ def cut(program: Program, described: Described, groups: Sequence[Group]) -> Cut:
         tuple(range(len(results))),
     )
     return Cut(Program(flat, call), inputs)
+
+
+def _channels_last(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    if node.meta["val"].dim() != _OF_IMAGES:
+        return node
+    made = graph.call_function(torch.ops.aten.contiguous.default, (node,), {"memory_format": torch.channels_last})
+    made.meta = dict(node.meta)
+    return made
 
 
 def _is_inside(node: fx.Node, own: set[fx.Node]) -> bool:

@@ -45,11 +45,18 @@ class Ends:
         return Ends(self.low + shift, self.high + shift)
 
 
-def encode(x: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, ends: Ends, dtype: torch.dtype) -> torch.Tensor:
-    """Codes of `x` between `ends` as `dtype`; `scale` and `zero` (float32) broadcast to `x`."""
+def encode(
+    x: torch.Tensor,
+    scale: torch.Tensor,
+    zero: torch.Tensor,
+    ends: Ends,
+    dtype: torch.dtype,
+    layout: torch.memory_format = torch.preserve_format,
+) -> torch.Tensor:
+    """Codes of `x` between `ends` as `dtype`, with this `layout`; `scale` and `zero` (float32) broadcast to `x`."""
     # In place, because each of these passes over memory costs as much as the next in eager mode.
     steps = torch.div(x.float(), scale).round_().add_(zero)
-    return steps.clamp_(ends.low, ends.high).to(dtype)
+    return steps.clamp_(ends.low, ends.high).to(dtype, memory_format=layout)
 
 
 def dynamic_scale(x: torch.Tensor, ends: Ends, *, per_row: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -29,11 +29,18 @@ class _Ends(torch.nn.Module):
 
 
 class Encode(_Ends):
-    """Floats to unsigned codes of 8 bits: `element`'s for `values` (least, largest), plus 128 if they are signed."""
+    """Floats to unsigned codes of 8 bits: `element`'s for `values` (least, largest), plus 128 if they are signed. Those
+    of `images` (batch, channels, height, width) lie channels last in memory, as convolutions read them."""
+
+    def __init__(self, values: Range, element: IntFormat, *, images: bool = False) -> None:
+        super().__init__(values, element)
+        # The layout itself cannot be stored.
+        self.images = images
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Codes of `x`, of its shape."""
-        return encode(x, self.scale, self.zero, self.ends, torch.uint8)
+        layout = torch.channels_last if self.images else torch.preserve_format
+        return encode(x, self.scale, self.zero, self.ends, torch.uint8, layout)
 
 
 class Decode(_Ends):

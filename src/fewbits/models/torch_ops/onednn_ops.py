@@ -110,8 +110,10 @@ def _rows(head: tuple[object, ...], behind: _Behind) -> torch.Tensor:
         made = torch.ops.onednn.qlinear_pointwise.default(*head, behind.bias, *ends, result, *post)
     else:
         coded = result == torch.uint8
-        # oneDNN sums codes in place, and what is added may be read by others.
-        other = behind.other.clone() if coded else behind.other
+        # Floats that lie column by column, as those of one image do whose channels come first, are read by a reference
+        # kernel, hundreds of times slower. oneDNN sums codes in place, and what is added may be read by others.
+        rows = torch.contiguous_format
+        other = behind.other.clone(memory_format=rows) if coded else behind.other.contiguous()
         made = torch.ops.onednn.qlinear_pointwise.binary(
             *head, other, behind.bias, *ends, result, *behind.added, "sum" if coded else "add", 1.0, *post
         )
