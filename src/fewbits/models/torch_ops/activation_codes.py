@@ -17,6 +17,9 @@ from fewbits.formats.integer import IntFormat
 
 _TINY: Final = torch.finfo(torch.float32).tiny
 _MAX: Final = np.finfo(np.float32).max
+_LARGEST: Final = {reach: float(np.nextafter(_MAX / np.float32(reach), np.float32(0))) for reach in range(1, 257)}
+"""Largest magnitude of a code → largest scale. Plain numbers: what numpy computes is a tensor to a compiler, which
+takes none from outside in inference mode."""
 
 SHIFT: Final = 128
 """What makes unsigned codes of signed ones."""
@@ -59,9 +62,7 @@ def dynamic_scale(x: torch.Tensor, ends: Ends, *, per_row: bool) -> tuple[torch.
     low, high = (x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)) if per_row else torch.aminmax(x)
     if not ends.low:
         return _unsigned(low, high, ends.high)
-    top = float(ends.high)
-    reach = max(top, -float(ends.low))
-    scale = _limited(torch.maximum(high, -low).float() / top, reach)
+    scale = _limited(torch.maximum(high, -low).float() / float(ends.high), max(ends.high, -ends.low))
     return scale, torch.zeros_like(scale)
 
 
@@ -69,10 +70,9 @@ def _unsigned(low: torch.Tensor, high: torch.Tensor, top: int) -> tuple[torch.Te
     """`fewbits.formats.numerics.affine.asymmetric` for codes 0 to `top`, whose lower end always gives the zero point;
     its bound of scales beyond 1e36 is taken for all zero points."""
     low, high = low.double().clamp_(max=0), high.double().clamp_(min=0)
-    scale = _limited(((high - low) / top).float(), float(top))
+    scale = _limited(((high - low) / top).float(), top)
     return scale, torch.div(low.float(), -scale).round_().clamp_(0, top)
 
 
-def _limited(scale: torch.Tensor, reach: float) -> torch.Tensor:
-    largest = float(np.nextafter(_MAX / np.float32(reach), np.float32(0)))
-    return torch.where(scale < _TINY, 1.0, scale.clamp(max=largest))
+def _limited(scale: torch.Tensor, reach: int) -> torch.Tensor:
+    return torch.where(scale < _TINY, 1.0, scale.clamp(max=_LARGEST[reach]))
