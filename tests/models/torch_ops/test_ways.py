@@ -211,13 +211,3 @@ def test_a_way_that_does_not_exist_is_refused_with_all_reasons() -> None:
     assert isinstance(reason, str)
     assert "Int8Linear: the weight is not in integer codes" in reason
     assert "Fp8Linear: both operands are fp8_e4m3" in reason
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, about torch's own scripts
-@pytest.mark.parametrize("name", [name for name in LINEAR_WAYS if "dynamic" in name or "token" in name])
-def test_it_is_compiled_in_inference_mode_as_it_is_served(name: str) -> None:
-    layer = linear(LINEAR_WAYS[name])
-    module = layer.written()
-    torch._dynamo.reset()
-    with torch.inference_mode():
-        assert torch.equal(torch.compile(module, backend="eager")(*layer.inputs), module(*layer.inputs))

@@ -7,7 +7,7 @@ and infinite values have no scale.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -16,10 +16,6 @@ import torch
 from fewbits.formats.integer import IntFormat
 
 _TINY: Final = torch.finfo(torch.float32).tiny
-_MAX: Final = np.finfo(np.float32).max
-_LARGEST: Final = {reach: float(np.nextafter(_MAX / np.float32(reach), np.float32(0))) for reach in range(1, 257)}
-"""Largest magnitude of a code → largest scale. Plain numbers: what numpy computes is a tensor to a compiler, which
-takes none from outside in inference mode."""
 
 SHIFT: Final = 128
 """What makes unsigned codes of signed ones."""
@@ -27,10 +23,17 @@ SHIFT: Final = 128
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """Lowest and highest code: plain numbers, which any version of the compiler understands."""
+    """Lowest and highest code, and the largest scale with which both stand for finite numbers: plain numbers, as the
+    compiler trips over numpy's in inference mode."""
 
     low: int
     high: int
+    largest_scale: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        reach = np.float32(max(self.high, -self.low, 1))
+        limit = np.nextafter(np.finfo(np.float32).max / reach, np.float32(0))
+        object.__setattr__(self, "largest_scale", float(limit))
 
     @classmethod
     def of(cls, element: IntFormat) -> Ends:
@@ -61,18 +64,18 @@ def dynamic_scale(x: torch.Tensor, ends: Ends, *, per_row: bool) -> tuple[torch.
     # By row, the two one after the other take half as long as aminmax, which has no vectors there.
     low, high = (x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)) if per_row else torch.aminmax(x)
     if not ends.low:
-        return _unsigned(low, high, ends.high)
-    scale = _limited(torch.maximum(high, -low).float() / float(ends.high), max(ends.high, -ends.low))
+        return _unsigned(low, high, ends)
+    scale = _limited(torch.maximum(high, -low).float() / float(ends.high), ends)
     return scale, torch.zeros_like(scale)
 
 
-def _unsigned(low: torch.Tensor, high: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """`fewbits.formats.numerics.affine.asymmetric` for codes 0 to `top`, whose lower end always gives the zero point;
+def _unsigned(low: torch.Tensor, high: torch.Tensor, ends: Ends) -> tuple[torch.Tensor, torch.Tensor]:
+    """`fewbits.formats.numerics.affine.asymmetric` for codes from 0 on, whose lower end always gives the zero point;
     its bound of scales beyond 1e36 is taken for all zero points."""
     low, high = low.double().clamp_(max=0), high.double().clamp_(min=0)
-    scale = _limited(((high - low) / top).float(), top)
-    return scale, torch.div(low.float(), -scale).round_().clamp_(0, top)
+    scale = _limited(((high - low) / ends.high).float(), ends)
+    return scale, torch.div(low.float(), -scale).round_().clamp_(0, ends.high)
 
 
-def _limited(scale: torch.Tensor, reach: int) -> torch.Tensor:
-    return torch.where(scale < _TINY, 1.0, scale.clamp(max=_LARGEST[reach]))
+def _limited(scale: torch.Tensor, ends: Ends) -> torch.Tensor:
+    return torch.where(scale < _TINY, 1.0, scale.clamp(max=ends.largest_scale))
