@@ -65,6 +65,7 @@ PEERS = (
 )
 COMPILED = ("bf16", FP8_TOKENS, INT8_TOKENS, *PEERS[:3], INT4_WEIGHT, INT8_WEIGHT, *PEERS[3:], "fp32", "tf32")
 """What is compiled, the most telling first."""
+TOGETHER = 6
 BATCHES = (1, 32)
 CAPTURED = 3
 """Calls before a graph is captured: what compiles or packs at first has done so."""
@@ -199,12 +200,12 @@ def order(options: argparse.Namespace) -> Iterator[Wanted]:
     eager = [form for form in options.forms or FORMS[options.device] if form not in PEERS]
     low = [form for form in options.forms or COMPILED if form not in PEERS or options.peers]
     low = [form for form in low if form in PEERS or form in FORMS[options.device]]
-    rows = [
-        [Wanted(name, batch, form, compiled) for batch in batches for form in forms for name in options.only]
-        for forms, compiled in ((eager, False), (low, True))
-    ]
-    for part in reversed(rows) if options.compiled_first else rows:
-        yield from part
+    # Six forms that compare with each other, model by model, before all others.
+    blocks = [(eager, False), (low[:TOGETHER], True), (low[TOGETHER:], True)]
+    for forms, compiled in (*blocks[1:], blocks[0]) if options.compiled_first else blocks:
+        for batch in batches:
+            for name in options.only:
+                yield from (Wanted(name, batch, form, compiled) for form in forms)
 
 
 def show(row: Row) -> None:

@@ -347,7 +347,8 @@ def tuned(module: nn.Module, batches: list[np.ndarray], form: str = "", rules: S
 
 def honest(result: fewbits.Result, module: nn.Module, values: np.ndarray, form: str = "") -> None:
     """The answer is of the device, computes what its record says, and no group is in a scheme that did not run."""
-    assert result.outcome is Outcome.MET and result.target == f"torch:{DEVICE}{form}"
+    assert result.outcome is Outcome.MET, result.record.reason
+    assert result.target == f"torch:{DEVICE}{form}"
     plain = {replace(result.plan.scheme(name), smoothed=False) for name in result.plan.low}
     assert plain and plain <= set(READ_BACK)
     expected = copy.deepcopy(module).to("cpu")(torch.from_numpy(values))
