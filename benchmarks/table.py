@@ -287,7 +287,8 @@ def torch_models_table(path: Path) -> str:
         taken_ms = (
             f"{median(row['seconds']) * 1e3:.2f} ms ({row['relative_error']:.2g})" if row["seconds"] else "failed"
         )
-        form = f"{row['form']}{', compiled' * row['compiled']}"
+        how = ", compiled" * row["compiled"] + " with CUDA graphs" * row.get("graphs", False)
+        form = f"{row['form']}{how}"
         cells.setdefault(form, {})[column] = taken_ms
     head = ("products in", *(f"{model}, batch {batch}" for model, batch in columns))
     rows = [(f"`{form}`", *(found.get(column, "-") for column in columns)) for form, found in cells.items()]

@@ -49,7 +49,7 @@ from fewbits.models import (
 from fewbits.models.protocol import Artifact, Model
 from fewbits.plan import Plan
 from fewbits.progress import Progress, Silent
-from fewbits.targets import installed, open_target
+from fewbits.targets import device_of, installed, open_target
 from fewbits.targets.gpu_probe import gpus
 from fewbits.targets.protocol import Target
 from fewbits.verify.evaluators import open_evaluator
@@ -147,11 +147,12 @@ def _fit_module(
     if not items:
         ways = partial(_plan_for, config=config), config.precision, partial(_narrows, config=config), layer
         return deferred(module, *ways)
+    target = None if config.target == "auto" else open_target(config.target)
     try:
-        opened = open_model(module, items)
+        opened = open_model(module, items, "" if target is None else device_of(target.name))
     except ExportError as error:
         return _layer_by_layer(module, config, judged, error)
-    target = open_target(f"torch:{opened.device}" if config.target == "auto" else config.target)
+    target = open_target(f"torch:{opened.device}") if target is None else target
     fitted = _fitted(opened, module, config, target, judged, progress)
     return opened_module(fitted.artifact.content).with_notes(_notes(fitted))
 

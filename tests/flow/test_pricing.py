@@ -6,7 +6,10 @@ import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import builders
 from fewbits.costs.key import RegionCost
@@ -15,6 +18,7 @@ from fewbits.costs.table import CostTable
 from fewbits.flow import pricing
 from fewbits.flow.pricing import price
 from fewbits.flow.site import Site
+from fewbits.graph import Kind
 from fewbits.space import Rule
 from fewbits.store import Run
 from jobs import job, opened, site
@@ -131,3 +135,26 @@ def _impatient(path: Path) -> object:
     from fewbits.costs.cache import CostCache
 
     return CostCache(path, 0.1)
+
+
+class Masked(nn.Module):
+    """Attention in one call, with a mask that depends on the number of samples alone, as transformers' ViT has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(16, 16)
+        self.register_buffer("seen", torch.ones(5, 5, dtype=torch.bool).tril())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.inner(x)[:, None]
+        mask = self.seen.expand(x.shape[0], 1, 5, 5)
+        found: torch.Tensor = nn.functional.scaled_dot_product_attention(y, y, y, attn_mask=mask)
+        return found
+
+
+def test_an_attention_is_priced_with_its_mask(own_costs: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((70, 5, 16)).astype(np.float32)
+    one = job(opened(Masked(), {"x": x}, target="torch:cpu", rules=(Rule.parse("*=bf16"),)), tmp_path)
+    (found,) = price(one)
+    (attention,) = [made.name for made in one.groups if made.kind is Kind.ATTENTION]
+    assert found.costs.costs[attention]["fp32"].compute > 0 and not found.costs.costs[attention]["fp32"].refusal

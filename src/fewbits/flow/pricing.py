@@ -13,6 +13,8 @@ from fewbits.flow.job import Job
 from fewbits.flow.probing import probe_in_time
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
+from fewbits.graph import Graph, Kind
+from fewbits.grouping import Group
 from fewbits.space import Refusal
 
 
@@ -35,13 +37,22 @@ def price(job: Job) -> tuple[Site, ...]:
 
 
 def _operands(job: Job) -> Arrays:
-    """What the operands of all groups are in the call whose latency counts."""
+    """What the groups read in the call whose latency counts: their operands, and what no scheme touches."""
     free = frozenset[str]().union(*(site.space.free for site in job.sites))
     wanted = [group for group in job.groups if group.name in free]
     products = [job.model.inside[group.name].product for group in wanted if group.name in job.model.inside]
-    names = dict.fromkeys(name for group in (*wanted, *products) for name in group.operands)
+    read = (*wanted, *products)
+    names = dict.fromkeys(name for group in read for name in (*group.operands, *_beside(job.graph, group)))
     (values,) = job.observe([Batch(job.inputs)], list(names))
     return values
+
+
+def _beside(graph: Graph, made: Group) -> Sequence[str]:
+    """The mask of an attention that is one call."""
+    if made.kind is not Kind.ATTENTION:
+        return ()
+    read = graph.node[made.name].inputs
+    return [name for name in read if name and name not in made.operands and not graph.is_constant(name)]
 
 
 def _measure(job: Job, site: Site, values: Arrays, cache: CostCache) -> CostTable:

@@ -24,6 +24,7 @@ from fewbits.verify.acceptance import is_faster
 _PROFILED_CALLS = 20
 _MARGIN = 1.15
 _ROUNDS = 8
+_FLOATS = ("fp16", "tf32", "fp32", "fp64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +90,11 @@ def not_executed(plan: Plan, shares: Mapping[str, Share]) -> Mapping[str, str]:
 
 
 def _as_planned(scheme: Scheme, precision: str) -> bool:
-    """A weight in codes alone is multiplied in fp32; anything else in fp32 or wider is against the plan."""
-    return scheme.is_weight_only or str(scheme) == precision or not precision.startswith("fp")
+    """A weight in codes alone is multiplied in floats; anything else in wider floats than its own is against the plan.
+    Where codes have ranges beforehand, what is between bf16 layers may run in bf16."""
+    if scheme.is_weight_only or str(scheme) == precision:
+        return True
+    return precision not in (*_FLOATS, *(() if scheme.is_static else ("bf16",)))
 
 
 def _pays(job: Job, site: Site, plan: Plan, slower: Mapping[str, str]) -> bool:

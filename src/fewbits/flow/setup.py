@@ -42,7 +42,7 @@ from fewbits.sensitivity.measure import AUTO, Measure, measure
 from fewbits.sensitivity.output_error import output_error
 from fewbits.space import Rule, candidates
 from fewbits.store import Journal, Run
-from fewbits.targets import SIMULATED, is_simulated, open_target, open_targets, serves_modules
+from fewbits.targets import SIMULATED, device_of, is_simulated, open_target, open_targets, serves_modules
 from fewbits.targets.probe import checked_threads
 from fewbits.targets.protocol import Target
 from fewbits.verify.acceptance import Objective
@@ -213,7 +213,8 @@ def open_request(source: ModelSource, request: Request, progress: Progress) -> O
     targets: Sequence[Target] = open_targets(request.target, request.threads, max(1, streams), torch=of_torch)
     # What a module reads, its data says; what an ONNX model reads, it says itself.
     raw = look(request.data) if is_module(source) else Raw(request.data, ())
-    model = open_model(source, raw.items)
+    devices = sorted({device_of(target.name) for target in targets}, reverse=True)
+    model = open_model(source, raw.items, devices[0] if of_torch else "")
     refuse_quantised(model.graph)
     twins = None
     if of_torch:

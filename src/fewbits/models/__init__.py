@@ -28,11 +28,12 @@ _EXPORTED = (".pt2",)
 """What files are called that ``torch.export.save`` wrote."""
 
 
-def open_model(source: ModelSource, items: Sequence[object] = ()) -> Model:
+def open_model(source: ModelSource, items: Sequence[object] = (), device: str = "") -> Model:
     """Open an ONNX model from its path, its bytes, or a ``ModelProto`` (which is copied, never changed), a PyTorch
     module (which is never changed), or a program that ``torch.export`` made, from its ``.pt2`` file as well (which
     holds code: open only what you trust). A module is exported with the first of `items`: batches without labels, as
-    mappings from argument to array, tuples of arrays, or single arrays.
+    mappings from argument to array, tuples of arrays, or single arrays. `device` is where a PyTorch model is to compute
+    (``cpu`` or ``cuda``), by default where it is; it is copied there.
 
     Raises:
         ModelError: not an ONNX model, truncated, missing external data, NaN or Inf in its weights; a module that cannot
@@ -43,7 +44,7 @@ def open_model(source: ModelSource, items: Sequence[object] = ()) -> Model:
     if is_torch(source):
         from fewbits.models.pytorch.opening import opened  # noqa: PLC0415  as above
 
-        return opened(source, items)
+        return opened(source, items, device)
     from fewbits.models.onnx_model import OnnxModel, is_proto  # noqa: PLC0415  as above
 
     if isinstance(source, OnnxModel) or (_knows_torch() and _is_torch_model(source)):

@@ -80,6 +80,11 @@ def serves_modules(text: str) -> bool:
     return text.partition(":")[0] == "torch"
 
 
+def device_of(text: str) -> str:
+    """Where the target that `text` names computes: ``cpu`` or ``cuda``."""
+    return "cuda" if "cuda" in text.split(":") else "cpu"
+
+
 def is_simulated(text: str) -> bool:
     """Whether the target that `text` names is hardware that is not at hand: it emulates, and costs are predicted."""
     return text.partition(":")[0] == SIMULATED
@@ -94,6 +99,7 @@ __all__ = [
     "SIMULATED",
     "TARGETS",
     "TORCH_TARGETS",
+    "device_of",
     "installed",
     "is_simulated",
     "open_target",

@@ -135,8 +135,11 @@ class Torch:
 
     @property
     def machine(self) -> Machine:
-        """The machine and the versions of what runs models on it."""
-        return this_machine(("fewbits", "torch", "numpy"))
+        """The machine and the versions of what runs models on it; the GPU, where that computes, stands with the CPU."""
+        machine = this_machine(("fewbits", "torch", "numpy"))
+        if self.device == "cpu":
+            return machine
+        return replace(machine, cpu=f"{machine.cpu} with {torch.cuda.get_device_name()}")
 
     def menu(self, graph: Graph, group: Group) -> Menu:
         """What can be asked for `group` here."""
@@ -160,9 +163,9 @@ class Torch:
         return {}
 
     def executed(self, artifact: Artifact, inputs: Arrays, calls: int) -> Sequence[Executed]:
-        """See Target.executed. Call by call, each is timed by itself, and oneDNN's log says what products ran in; what
-        is compiled is profiled as a whole, and its kernels say which calls they compute for. Raises ModelError if
-        PyTorch does not run or compile it, WorkerError if the log cannot be read."""
+        """See Target.executed. Call by call, each is timed by itself, and oneDNN's log, or the kernels that a GPU was
+        given, say what products ran in; what is compiled is profiled as a whole, and its kernels say which calls they
+        compute for. Raises ModelError if PyTorch does not run or compile it, WorkerError if the log cannot be read."""
         module = opened(artifact.content, self.device)
         given = _given(_names(module), inputs, self.device)
         with _threads(self.threads), torch.inference_mode():

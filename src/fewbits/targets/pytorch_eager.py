@@ -1,11 +1,11 @@
 """A converted module run call by call: how long each call took, and which kernel, in which precision, computed it.
 
-Times and types are seen here; what oneDNN makes of a product is in its log alone, which a process of its own writes.
+Times and types are seen here; what oneDNN makes of a product is in its log alone, which a process of its own writes. On
+CUDA the profiler has the kernels that each call launched.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Final
@@ -15,7 +15,8 @@ from torch import fx
 
 from fewbits.formats.scheme import Scheme
 from fewbits.models.pytorch.converted import Converted, Label
-from fewbits.models.torch_ops.executed import Kernel, onednn_by_call, operators_by_call
+from fewbits.models.torch_ops.executed import launched_by_call, onednn_by_call, operators_by_call
+from fewbits.models.torch_ops.kernels import Kernel, named, product_among
 from fewbits.targets.protocol import Executed, usual
 
 DROPPED_CALLS: Final = 2
@@ -26,27 +27,47 @@ _PRECISIONS: Final[Mapping[torch.dtype, str]] = {
     torch.float64: "fp64",
     torch.int8: "int8",
     torch.uint8: "int8",
+    torch.float8_e4m3fn: "fp8",
+    torch.float8_e5m2: "fp8",
 }
 _PRODUCTS: Final = frozenset({"matmul", "convolution", "deconvolution", "inner_product", "rnn"})
 """oneDNN's primitives that multiply and accumulate."""
-
-_MULTIPLIES: Final = re.compile(r"mm|matmul|linear|conv")
-"""PyTorch's operators that do, by their names."""
 
 
 def timed_calls(module: Converted, given: Sequence[torch.Tensor], calls: int, device: str) -> tuple[Executed, ...]:
     """What ran in `calls` calls of `module` on `given`, call by call, with as many threads as PyTorch has now.
 
-    On the CPU what the plan has in codes or small floats is looked at twice: the products have the kernel and the
-    precision that oneDNN's log says; where it says none, those of the operator that PyTorch's profiler saw.
+    Products are looked at once more. On the CPU, if the plan has something in codes or small floats, they have the
+    kernel and the precision that oneDNN's log says; where it says none, those of the operator that PyTorch's profiler
+    saw. On CUDA they have those of the kernel that was launched.
 
     Raises WorkerError if the log cannot be read, and whatever the module raises.
     """
     timing = _Timing(module, device)
     for _ in range(calls + DROPPED_CALLS):
         timing.run(*given)
-    seen = _products(module, given) if device == "cpu" and _is_low(module) else {}
-    return timing.executed(seen)
+    if device == "cuda":
+        # Where the profiler sees no GPU, it still sees operators and types.
+        ran = launched_by_call(module.graph_module, given) or operators_by_call(module.graph_module, given)
+        return timing.executed(products_by_call(ran, module.labels))
+    return timing.executed(_products(module, given) if _is_low(module) else {})
+
+
+def products_by_call(ran: Mapping[int, Sequence[Kernel]], labels: Sequence[Label]) -> Mapping[int, Kernel]:
+    """Number of a call → what multiplied in it, of all kernels that `ran` in it. A module that says that it multiplies,
+    and launched no product, has the slowest kernel. What keeps its weight in codes is left out."""
+    found = {}
+    for number, label in enumerate(labels):
+        # Our own operators, in Python, call what computes.
+        own = [one for one in ran.get(number, ()) if one.precision and not one.operator.startswith("fewbits::")]
+        if not own or decodes_only(label):
+            continue
+        product = product_among(own)
+        if product is None and label.kernel:
+            product = max(own, key=lambda one: one.seconds)
+        if product is not None:
+            found[number] = named(product)
+    return found
 
 
 def is_boundary(label: Label) -> bool:
@@ -79,14 +100,8 @@ def _products(module: Converted, given: Sequence[torch.Tensor]) -> Mapping[int, 
     if all(number in found for number in claimed):
         return found
     # Not by oneDNN, whatever the module says of itself.
-    operators = operators_by_call(module.graph_module, given)
-    for number in claimed:
-        # Our own operators, in Python, call what computes.
-        ran = [one for one in operators.get(number, ()) if one.precision and not one.operator.startswith("fewbits::")]
-        multiplying = [one for one in ran if _MULTIPLIES.search(one.operator)]
-        if number not in found and ran:
-            found[number] = max(multiplying or ran, key=lambda one: one.seconds)
-    return found
+    operators = products_by_call(operators_by_call(module.graph_module, given), module.labels)
+    return {**{number: operators[number] for number in claimed if number in operators}, **found}
 
 
 def _main(kernels: Sequence[Kernel]) -> Kernel | None:

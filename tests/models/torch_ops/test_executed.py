@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fewbits.errors import WorkerError
-from fewbits.models.torch_ops.executed import cuda_precision, executed, onednn_executed, parse_verbose
+from fewbits.models.torch_ops.executed import executed, onednn_executed, parse_verbose
 from torch_calls import STATIC, convolution, linear
 
 LOG = """onednn_verbose,v1,info,oneDNN v3.12.0 (commit 80afa71)
@@ -62,24 +62,3 @@ def test_the_log_is_read() -> None:
     assert (product.operator, product.kernel, product.precision) == ("matmul", "brg_matmul:avx10_1_512_amx", "int8")
     assert product.seconds == pytest.approx(5e-4)
     assert (small.kernel, small.precision) == ("ref:any", "fp8")
-
-
-@pytest.mark.parametrize(
-    ("kernel", "operands", "precision"),
-    [
-        ("sm80_xmma_gemm_f32f32_tf32f32_f32_tn_n_tilesize128x128x16_stage4_warpsize2x2x1", ["float"], "tf32"),
-        ("cutlass_80_tensorop_s1688gemm_128x256_16x3_tn_align4", ["float", "float"], "tf32"),
-        ("void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_64x64_64x6_tn_align8>", [], "bf16"),
-        ("sm90_xmma_gemm_f16f16_f16f32_f32_tn_n_tilesize64x64x64_warpgroupsize1x1x1_execute", [], "fp16"),
-        ("cutlass_80_tensorop_i16832gemm_s8_128x128_64x3_tn_align16", ["signed char"], "int8"),
-        ("sm90_xmma_gemm_e4m3bf16_e4m3f32_f32_tn_n_tilesize64x128x128", [], "fp8"),
-        ("void tinygemm_m16n8k16_chunk_kernel<ALayout_RM, BLayout_TC_int4>", ["c10::BFloat16"], "int4"),
-        ("ampere_sgemm_128x64_tn", ["float", "float"], "fp32"),
-        ("nvjet_tst_128x128_64x4_1x2_h_bz_coopA_NNT", ["c10::BFloat16", "c10::BFloat16"], "bf16"),
-        ("nvjet_qqtst_128x128_128x4_1x2_h_bz_coopA_TNT", ["c10::Float8_e4m3fn", "", "float"], "fp8"),
-        ("nvjet_sss_128x128_32x4_1x2", ["float", "float"], "tf32"),
-        ("triton_poi_fused_0", [], ""),
-    ],
-)
-def test_names_of_cuda_kernels(kernel: str, operands: list[str], precision: str) -> None:
-    assert cuda_precision(kernel, operands) == precision

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pickle import UnpicklingError
+from typing import Self
 
 import torch
 from torch import fx, nn
+from torch.fx.node import Argument, map_aggregate
 
 from fewbits.data.batches import Array
 from fewbits.errors import ModelError
@@ -35,8 +38,12 @@ class Converted(Inference):
     what each of its calls, in order, stands for; `reads` describes its flat inputs.
 
     ``state_dict``, ``torch.save``, ``copy.deepcopy`` and ``torch.compile`` work as with any module; its parameters do
-    not require gradients.
+    not require gradients. It can be moved to another device unless groups of it, which `bound` names, multiply by
+    kernels of the one that it was made for.
     """
+
+    bound: tuple[str, ...] = ()
+    made_for: str = "cpu"
 
     def __init__(
         self,
@@ -45,6 +52,7 @@ class Converted(Inference):
         schemes: Mapping[str, str],
         labels: Sequence[Label],
         reads: Sequence[Tensor] = (),
+        bound: Sequence[str] = (),
     ) -> None:
         super().__init__()
         # How the graph is written down again when it is loaded, here and in copies of it.
@@ -54,7 +62,37 @@ class Converted(Inference):
         self.schemes = dict(schemes)
         self.labels = tuple(labels)
         self.reads = tuple(reads)
+        self.bound = tuple(bound)
+        self.made_for = _device(module).type
         self.train(False)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """What moves and casts modules. Raises ModelError where its kernels are those of another device."""
+        self._check(fn(torch.empty(0, device=_device(self))).device)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.settle()
+        return self
+
+    def settle(self) -> None:
+        """Let calls that name a device name that of the weights. Raises ModelError as `_apply`."""
+        device = _device(self)
+        self._check(device)
+        moved = False
+        for node in self.graph.nodes:
+            on = partial(_on, device)
+            args, kwargs = map_aggregate(node.args, on), map_aggregate(node.kwargs, on)
+            if (args, kwargs) != (node.args, node.kwargs):
+                node.args, node.kwargs = args, kwargs
+                moved = True
+        if moved:
+            self.graph_module.recompile()
+
+    def _check(self, device: torch.device) -> None:
+        if self.bound and device.type != self.made_for:
+            raise ModelError(
+                f"the model was converted for {self.made_for}, and {self.bound[0]} multiplies by a kernel that is not "
+                f"there on {device.type}; convert the original for {device.type}, with the same plan if it can be"
+            )
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """What the original gives. Raises DataError for arguments of another form."""
@@ -94,6 +132,15 @@ def array_of(value: object) -> Array:
     return found
 
 
+def _device(module: nn.Module) -> torch.device:
+    """Where the weights of `module` are; the CPU where there are none."""
+    return next((one.device for one in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+
+
+def _on(device: torch.device, value: Argument) -> Argument:
+    return device if isinstance(value, torch.device) and value.type != device.type else value
+
+
 def artifact(module: Converted) -> Artifact:
     """`module` as bytes that `opened` reads."""
     stream = io.BytesIO()
@@ -101,10 +148,11 @@ def artifact(module: Converted) -> Artifact:
     return Artifact(stream.getvalue(), suffix=TORCH)
 
 
-def opened(content: bytes, device: str = "cpu") -> Converted:
-    """The module of an artifact, on `device`. It holds code: open only what you trust, as with ``torch.load``.
+def opened(content: bytes, device: str = "") -> Converted:
+    """The module of an artifact, on `device`, by default where it was when it was stored. It holds code: open only what
+    you trust, as with ``torch.load``.
 
-    Raises ModelError if it is none.
+    Raises ModelError if it is none, or was made for another device and cannot be moved.
     """
     found = unpickled(content, device)
     if not isinstance(found, Converted):
@@ -112,12 +160,14 @@ def opened(content: bytes, device: str = "cpu") -> Converted:
     return found
 
 
-def unpickled(content: bytes, device: str = "cpu") -> nn.Module:
-    """The module that ``save`` or ``torch.save`` wrote. It holds code, as said above.
+def unpickled(content: bytes, device: str = "") -> nn.Module:
+    """The module that ``save`` or ``torch.save`` wrote, on `device`, by default where it was, or on the CPU if there is
+    no such device here. It holds code, as said above.
 
-    Raises ModelError if it is none, or has parts of a class that cannot be imported here."""
+    Raises ModelError if it is none, has parts of a class that cannot be imported here, or cannot be moved."""
+    place = device or (None if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.load(io.BytesIO(content), map_location=device, weights_only=False)
+        found = torch.load(io.BytesIO(content), map_location=place, weights_only=False)
     except (AttributeError, ImportError) as error:
         raise ModelError(
             f"the stored module has parts of a class that is not here ({error}); import what defines it first, or "
@@ -127,4 +177,6 @@ def unpickled(content: bytes, device: str = "cpu") -> nn.Module:
         raise ModelError(f"not a converted PyTorch model: {error}") from error
     if not isinstance(found, nn.Module):
         raise ModelError(f"not a PyTorch module, but {type(found).__name__}; give what save() wrote")
+    if isinstance(found, Converted):
+        found.settle()
     return found

@@ -74,6 +74,7 @@ def convert(program: Program, described: Described, plan: Plan, codes: Codes) ->
         {one.name: str(schemes.get(one.name, Scheme())) for one in every},
         _labels(found.graph, stands, kernels, along),
         _reads(graph),
+        [lowered.names[node] for node, module in lowered.modules.items() if not module.anywhere],
     )
 
 

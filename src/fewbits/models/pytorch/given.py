@@ -32,6 +32,24 @@ def unwrapped(module: nn.Module) -> nn.Module:
             return module
 
 
+def on_device(module: nn.Module, device: str) -> nn.Module:
+    """`module` where it is on `device`, or says nothing of one; else a copy there.
+
+    Raises ModelError if it cannot be copied.
+    """
+    places = {tensor.device.type for tensor in (*module.parameters(), *module.buffers())}
+    if not places - {device}:
+        return module
+    try:
+        return copy.deepcopy(unwrapped(module)).to(device)
+    # Whatever the user's class does when it is copied.
+    except Exception as error:
+        raise ModelError(
+            f"{type(module).__name__} cannot be copied to {device} ({type(error).__name__}: {error}), and the given "
+            f"module is never changed; move it there before (module.to({device!r}))"
+        ) from error
+
+
 def in_evaluation(module: nn.Module) -> nn.Module:
     """A copy of the structure of `module` that shares its tensors, in evaluation mode.
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import fx, nn
 
 from fewbits.models.pytorch.call_form import CallForm
+
+_DEVICE: Final = re.compile(r"device\(type='\w+'(?:, index=\d+)?\)")
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,8 @@ def _parent(root: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 
 def digest(module: fx.GraphModule) -> str:
-    """SHA-256 of the calls and the weights."""
-    found = hashlib.sha256(module.code.encode())
+    """SHA-256 of the calls and the weights, wherever they are: a plan is for a model on any device."""
+    found = hashlib.sha256(_DEVICE.sub("device(type='cpu')", module.code).encode())
     tensors = tensors_in(module)
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

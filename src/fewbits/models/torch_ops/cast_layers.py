@@ -25,6 +25,7 @@ _TYPES: Final[Mapping[Format | None, torch.dtype]] = {BF16: torch.bfloat16, FP16
 class Cast(LowPrecision):
     """Any of the calls, in the type of the scheme."""
 
+    anywhere = True
     weight: torch.Tensor | None
     bias: torch.Tensor | None
 

@@ -32,6 +32,7 @@ _BYTE = 8
 class Emulated(LowPrecision):
     """Any of the calls in any scheme. The second operand of a MATMUL has the format of the weight."""
 
+    anywhere = True
     weight: torch.Tensor | None
     bias: torch.Tensor | None
     scale: torch.Tensor | None

@@ -6,8 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,31 +17,13 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from fewbits.errors import WorkerError
+from fewbits.models.torch_ops.kernels import WIDTHS, Kernel, cuda_precision, narrowest
 
 _WARM: Final = 2
 _MICRO: Final = 1e-6
 _MILLI: Final = 1e-3
 _CHILD_SECONDS: Final = 300
 
-_WIDTHS: Final = (
-    ("fp8", ("c10::Float8_e4m3fn", "c10::Float8_e5m2")),
-    ("int8", ("signed char", "unsigned char")),
-    ("bf16", ("c10::BFloat16",)),
-    ("fp16", ("c10::Half",)),
-    ("fp32", ("float",)),
-    ("fp64", ("double",)),
-)
-"""Precision → the profiler's names of the types, narrow ones first."""
-_KERNEL_NAMES: Final = (
-    ("int4", re.compile(r"int4|tinygemm")),
-    ("fp8", re.compile(r"e4m3|e5m2|f8f8|fp8")),
-    ("int8", re.compile(r"i8i8|s8s8|imma|int8|s8_|_i8")),
-    ("tf32", re.compile(r"tf32|s1688gemm(?!_(?:f16|bf16))")),
-    ("bf16", re.compile(r"bf16|bfloat16")),
-    ("fp16", re.compile(r"f16|half|hmma|h1688|h16816|hgemm")),
-    ("fp32", re.compile(r"sgemm|f32|float")),
-)
-"""Precision → what the names of CUDA kernels that multiply so have in them, the telling ones first."""
 _BOOKKEEPING: Final = re.compile(
     r"aten::(empty|empty_strided|empty_like|resize_|as_strided|view|reshape|_reshape_alias|unsqueeze|squeeze|expand|t|"
     r"transpose|slice|select|narrow|item|_local_scalar_dense|detach|alias|result_type|contiguous|to|_to_copy|new_empty|"
@@ -50,6 +31,8 @@ _BOOKKEEPING: Final = re.compile(
 )
 _WRAPPERS: Final = re.compile(r"aten::(linear|matmul|pad|conv[123]d|convolution|_convolution|where|embedding)\Z")
 """What calls others to compute."""
+_GENERATED: Final = ("cpp_fused", "triton_")
+"""What names of compiled kernels begin with."""
 _NAMED: Final[Mapping[str, str]] = {"int4": "int4", "quantized_": "int8"}
 """Part of the name of an operator that takes packed weights → what it multiplies, which the types do not say."""
 _VERBOSE: Final = re.compile(r"onednn_verbose,v1,primitive,exec,cpu,(.*)")
@@ -68,17 +51,6 @@ _ONEDNN_TYPES: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
-    """One kernel of one call. `operator` is PyTorch's, `kernel` what computed it, `precision` that of what it read:
-    the narrowest of its operands' types; ``""`` where nothing says."""
-
-    operator: str
-    kernel: str
-    precision: str
-    seconds: float
-
-
 def executed(call: Callable[[], object]) -> tuple[Kernel, ...]:
     """Every kernel of one `call`, in order of time; those of the GPU if it launches any, otherwise operators.
 
@@ -90,16 +62,14 @@ def executed(call: Callable[[], object]) -> tuple[Kernel, ...]:
         activities.append(ProfilerActivity.CUDA)
     for _ in range(_WARM):
         call()
-    with profile(activities=activities, record_shapes=True) as found:
+    with profile(activities=activities, record_shapes=True, acc_events=True) as found:
         call()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-    results = found.profiler.kineto_results if found.profiler is not None else None
-    types = {} if results is None else {one.correlation_id(): tuple(one.dtypes()) for one in results.events()}
+    types = operand_types(found)
     events = sorted(found.events() or (), key=lambda one: one.time_range.start)
     on_host = [one for one in events if one.device_type == DeviceType.CPU]
-    launched = tuple(kernel for one in on_host for kernel in _launched(one, types))
-    return launched or tuple(_operators(on_host, types))
+    return tuple(launched(on_host, types)) or tuple(_operators(on_host, types))
 
 
 def onednn_executed(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[Kernel, ...]:
@@ -125,20 +95,63 @@ def onednn_by_call(
 def operators_by_call(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Mapping[int, tuple[Kernel, ...]]:
     """PyTorch's operators for every call of a graph, by its number among them, read from the profiler while it runs
     call by call. Calls that compute nothing are left out."""
+    return _by_call(module, inputs, (ProfilerActivity.CPU,), _operators)
+
+
+def launched_by_call(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Mapping[int, tuple[Kernel, ...]]:
+    """The kernels that every call of a graph launches on the GPU, by its number among them, read from the profiler
+    while it runs call by call; the operator is the innermost one around a launch. Calls that launch nothing are left
+    out."""
+    return _by_call(module, inputs, (ProfilerActivity.CPU, ProfilerActivity.CUDA), launched)
+
+
+_Types = Mapping[int, tuple[str, ...]]
+"""Event of the profiler → the types that its operator was given."""
+
+
+def operand_types(found: profile) -> _Types:
+    """The types of what every operator in a profile was given, in the profiler's names."""
+    results = found.profiler.kineto_results if found.profiler is not None else None
+    types: dict[int, tuple[str, ...]] = {}
+    for event in () if results is None else results.events():
+        # What the profiler does for itself within an operator has the operator's number, and no types.
+        if event.correlation_id() not in types or event.dtypes():
+            types[event.correlation_id()] = tuple(event.dtypes())
+    return types
+
+
+def launched(events: Iterable[FunctionEvent], types: _Types) -> Iterator[Kernel]:
+    """What operators and generated kernels among `events` launched on the GPU. Others only stand around them, or are
+    the profiler's own, to which it counts kernels a second time."""
+    for event in events:
+        if "::" not in event.name and not event.name.startswith(_GENERATED):
+            continue
+        for kernel in event.kernels:
+            precision = cuda_precision(kernel.name, types.get(event.id, ()))
+            yield Kernel(event.name, kernel.name, precision, kernel.duration * _MICRO)
+
+
+def _by_call(
+    module: fx.GraphModule,
+    inputs: Sequence[torch.Tensor],
+    activities: Sequence[ProfilerActivity],
+    kernels: Callable[[Sequence[FunctionEvent], _Types], Iterator[Kernel]],
+) -> Mapping[int, tuple[Kernel, ...]]:
     runs = _Naming(module)
     runs.run(*inputs)
     runs.number = 0
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
+    with profile(activities=activities, record_shapes=True, acc_events=True) as found:
         runs.run(*inputs)
-    results = found.profiler.kineto_results if found.profiler is not None else None
-    types = {} if results is None else {one.correlation_id(): tuple(one.dtypes()) for one in results.events()}
+        if ProfilerActivity.CUDA in activities:
+            torch.cuda.synchronize()
+    types = operand_types(found)
     parts: dict[int, list[FunctionEvent]] = {}
     for event in found.events() or ():
         number = _number(event)
         if number >= 0:
             parts.setdefault(number, []).append(event)
-    ran = {number: tuple(_operators(events, types)) for number, events in parts.items()}
-    return {number: kernels for number, kernels in ran.items() if kernels}
+    ran = {number: tuple(kernels(events, types)) for number, events in parts.items()}
+    return {number: one for number, one in ran.items() if one}
 
 
 class _Naming(fx.Interpreter):
@@ -185,40 +198,21 @@ def parse_verbose(text: str) -> tuple[Kernel, ...]:
     return tuple(_primitive(match[1]) for match in map(_VERBOSE.match, text.splitlines()) if match is not None)
 
 
-def cuda_precision(kernel: str, operands: Sequence[str]) -> str:
-    """In which precision a CUDA kernel of this name reads: by the name if that tells, otherwise by the profiler's names
-    of the types that its operator was given."""
-    named = next((what for what, pattern in _KERNEL_NAMES if pattern.search(kernel.lower())), "")
-    found = named or _narrowest(operands)
-    # Products of cuBLAS that are named so run on tensor cores, which take no float32.
-    return "tf32" if kernel.startswith("nvjet") and found == "fp32" else found
-
-
 def _primitive(line: str) -> Kernel:
     words = line.split(",")
     operands = [_ONEDNN_TYPES.get(name, name) for name in _OPERAND.findall(line)]
-    order = [name for name, _ in _WIDTHS]
+    order = [name for name, _ in WIDTHS]
     precision = min(operands, key=lambda one: order.index(one) if one in order else len(order), default="")
     return Kernel(words[0], words[1], precision, float(words[-1]) * _MILLI)
 
 
-def _launched(event: FunctionEvent, types: dict[int, tuple[str, ...]]) -> Iterator[Kernel]:
-    for kernel in event.kernels:
-        precision = cuda_precision(kernel.name, types.get(event.id, ()))
-        yield Kernel(event.name, kernel.name, precision, kernel.duration * _MICRO)
-
-
-def _operators(events: Sequence[FunctionEvent], types: dict[int, tuple[str, ...]]) -> Iterator[Kernel]:
+def _operators(events: Sequence[FunctionEvent], types: _Types) -> Iterator[Kernel]:
     for event in events:
         if _BOOKKEEPING.match(event.name) or (_WRAPPERS.match(event.name) and event.cpu_children):
             continue
         if "::" in event.name:
             named = next((name for part, name in _NAMED.items() if part in event.name), "")
-            precision = named or _narrowest(types.get(event.id, ()))
+            precision = named or narrowest(types.get(event.id, ()))
             yield Kernel(event.name, event.name, precision, event.self_cpu_time_total * _MICRO)
-        elif event.name.startswith(("cpp_fused", "triton_")):
+        elif event.name.startswith(_GENERATED):
             yield Kernel(event.name, event.name, "", event.self_cpu_time_total * _MICRO)
-
-
-def _narrowest(operands: Sequence[str]) -> str:
-    return next((name for name, names in _WIDTHS if any(one in names for one in operands)), "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ class Layer(torch.nn.Module, ABC):
     """
 
     call: Call
+    anywhere: ClassVar[bool] = False
+    """Whether it computes on any device, wherever it was made; otherwise its state is laid out for that of the call."""
 
     def __init__(self, call: Call) -> None:
         super().__init__()

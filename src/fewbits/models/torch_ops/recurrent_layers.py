@@ -50,6 +50,8 @@ class Recurrence:
 class StoredRecurrent(Layer):
     """The matrices as int8 codes with one scale per row, decoded at every call; products in the type of the result."""
 
+    anywhere = True
+
     def __init__(self, call: Call, recurrence: Recurrence, parameters: Sequence[torch.Tensor]) -> None:
         """`parameters` in PyTorch's order: matrices and vectors. Raises SchemeError if the call is not `supported`."""
         if reason := self.supported(call):

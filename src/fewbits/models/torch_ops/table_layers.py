@@ -23,6 +23,7 @@ _NIBBLE = 4
 class StoredTable(LowPrecision):
     """``codes[rows] * scale[rows]``, on any device. Codes of 4 bits or fewer lie two in a byte, the first low."""
 
+    anywhere = True
     codes: torch.Tensor
     row_scale: torch.Tensor
 
