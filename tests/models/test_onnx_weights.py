@@ -15,8 +15,7 @@ from builders import CHANNELS, FEATURES, Array, depthwise_separable, gemm, image
 from conversion import converted
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import INT8_CHANNEL, INT8_TENSOR
-from fewbits.models import onnx_weights
-from fewbits.models.onnx_weights import bias_codes, weight_affine, weight_codes
+from fewbits.models.weight_codes import bias_codes, weight_affine, weight_codes
 from odd_models import ODD
 
 CHANNEL, TENSOR = INT8_CHANNEL, INT8_TENSOR
@@ -121,7 +120,7 @@ def test_rounding_in_parts_gives_the_same_codes(
     weight = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     affine = weight_affine(weight, operand, axis, None, 1.0)
     whole = weight_codes(weight, affine)
-    monkeypatch.setattr(onnx_weights, "_PART", 100)
+    monkeypatch.setattr("fewbits.models.weight_codes._PART", 100)
     parts = weight_codes(weight, affine)
     assert parts.dtype == whole.dtype
     assert np.array_equal(parts, whole)

@@ -24,7 +24,8 @@ from fewbits.formats.scheme import Scheme, integer
 from fewbits.grouping import Group
 from fewbits.models.onnx_names import Names, array_of, insert_after
 from fewbits.models.onnx_quantize import affine_of
-from fewbits.models.onnx_weights import output_axis, weight_codes
+from fewbits.models.onnx_weights import output_axis
+from fewbits.models.weight_codes import weight_codes
 from fewbits.placement import formats
 
 _SHRINKS: Final = np.linspace(1.0, 0.25, 16, dtype=np.float32)

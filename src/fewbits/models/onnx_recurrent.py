@@ -19,7 +19,7 @@ from fewbits.formats.scheme import Scheme, integer
 from fewbits.grouping import MATRICES
 from fewbits.models.onnx_names import Names, array_of, take_over
 from fewbits.models.onnx_nibbles import BITS, decoding, nibbles
-from fewbits.models.onnx_weights import weight_affine, weight_codes
+from fewbits.models.weight_codes import weight_affine, weight_codes
 
 _MICROSOFT = "com.microsoft"
 _OPERATORS = ("LSTM", "GRU", "RNN")

@@ -22,7 +22,8 @@ from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme
 from fewbits.models.onnx_blocks import blocks_of, decode, replace, write_blocks, write_decoded
 from fewbits.models.onnx_names import Names, array_of
-from fewbits.models.onnx_weights import rounded_weight, weight_affine, weight_codes
+from fewbits.models.onnx_weights import rounded_weight
+from fewbits.models.weight_codes import weight_affine, weight_codes
 
 _MIDDLE = 128
 

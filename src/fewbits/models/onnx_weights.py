@@ -1,7 +1,4 @@
-"""Weights and biases as codes behind a DequantizeLinear.
-
-Weights are symmetric, biases int32 with the scale ``s_x * s_w`` (oneDNN; Rodriguez et al. 2018).
-"""
+"""Weights and biases as codes (`fewbits.models.weight_codes`) behind a DequantizeLinear."""
 
 from __future__ import annotations
 
@@ -14,20 +11,15 @@ from numpy.typing import NDArray
 from fewbits.codes import name_of
 from fewbits.data.batches import Array
 from fewbits.errors import PlanError
-from fewbits.formats.granularity import Channel, Tensor
 from fewbits.formats.integer import IntFormat
-from fewbits.formats.numerics.affine import Affine, of_range, symmetric
+from fewbits.formats.numerics.affine import Affine, of_range
 from fewbits.formats.qtensor import QTensor
-from fewbits.formats.quantize import dequantize, quantize
+from fewbits.formats.quantize import dequantize
 from fewbits.formats.scaled import ScaledFormat
-from fewbits.formats.scheme import integer
 from fewbits.models.onnx_gemm import is_transposed
 from fewbits.models.onnx_names import Names, array_of
+from fewbits.models.weight_codes import bias_codes, weight_affine, weight_codes
 
-_BIAS_LIMIT = 2.0**30
-"""Half of what int32 holds: the other half is for the sum of products that the bias is added to."""
-_PART = 1 << 22
-"""Elements that are rounded at a time."""
 _Key = tuple[ir.Value, str, bytes]
 
 
@@ -131,30 +123,6 @@ def rounded_weight(
     return RoundedWeight(rows, given.scale.reshape(-1).astype(np.float32))
 
 
-def weight_codes(weight: Array, affine: Affine) -> Array:
-    """Codes of `weight` with symmetric scales, for the whole of it or along one axis; or with one scale and a zero
-    point."""
-    step = max(1, _PART // max(1, weight[:1].size)) if weight.ndim else 1
-    if weight.ndim and len(weight) > step:
-        # Rounding takes several times the memory of what it rounds; element by element, parts give the same.
-        starts = range(0, len(weight), step)
-        return np.concatenate([weight_codes(weight[s : s + step], _rows(affine, s, s + step)) for s in starts])
-    sharing = Tensor() if affine.axis is None else Channel(affine.axis)
-    shape = [-1 if place == affine.axis else 1 for place in range(weight.ndim)]
-    # Without a zero point of its own, an unsigned format has it in the middle.
-    shifted = not affine.format.signed
-    format = ScaledFormat(affine.format, sharing, asymmetric=shifted)
-    zero = affine.zero_point.reshape(shape) if shifted else 0
-    return quantize(weight, format, scale=affine.scale.reshape(shape), zero_point=zero).codes
-
-
-def _rows(affine: Affine, start: int, stop: int) -> Affine:
-    """`affine` for the entries `start` to `stop` of the first axis."""
-    if affine.axis != 0:
-        return affine
-    return Affine(affine.format, affine.scale[start:stop], affine.zero_point[start:stop], 0)
-
-
 def decoded_weight(node: ir.Node, operand: ScaledFormat, given: QTensor[Array] | None) -> Array:
     """What codes leave of the weight of `node`: those that are `given`, or rounding to nearest. Raises PlanError if the
     codes are not of its shape."""
@@ -169,47 +137,3 @@ def decoded_weight(node: ir.Node, operand: ScaledFormat, given: QTensor[Array] |
 def output_axis(node: ir.Node) -> int:
     """The axis of a weight that counts output channels, in a transposed convolution those of one of its groups."""
     return 0 if node.op_type == "Conv" or is_transposed(node) else 1
-
-
-def bias_codes(bias: Array, scale: Array) -> Array:
-    """`bias` in steps of `scale`, as int32."""
-    return np.rint(bias.astype(np.float64) / scale).astype(np.int32)
-
-
-def weight_affine(
-    weight: NDArray[np.float32],
-    operand: ScaledFormat,
-    axis: int,
-    bias: NDArray[np.float32] | None,
-    activation_scale: float,
-    scale: NDArray[np.float32] | None = None,
-) -> Affine:
-    """Scales of a weight: per output channel (along `axis`) or for the whole tensor; the `scale` of channels if that is
-    given.
-
-    A channel's scale grows where its int32 bias would overflow, and a channel of zeros takes the
-    smallest scale of its neighbours, so that its bias keeps its precision.
-    """
-    per_channel = operand.granularity != Tensor()
-    others = tuple(i for i in range(weight.ndim) if i != axis or not per_channel)
-    # Without a copy of the magnitudes, which would be as large as the weight.
-    absmax = np.maximum(weight.max(axis=others, initial=0), -weight.min(axis=others, initial=0))
-    positive = absmax[absmax > 0]
-    absmax = np.where(absmax > 0, absmax, positive.min() if positive.size else 1).astype(np.float32)
-    affine = symmetric(absmax, integer(operand), axis if per_channel else None)
-    if scale is not None:
-        affine = Affine(
-            affine.format, np.where(_is_empty(weight, others), affine.scale, scale), affine.zero_point, axis
-        )
-    if bias is None:
-        return affine
-    least = np.abs(bias).astype(np.float64) / (activation_scale * _BIAS_LIMIT)
-    if per_channel and least.size > affine.scale.size:
-        least = least.reshape(-1, affine.scale.size).max(axis=0)
-    grown = np.maximum(affine.scale, least if per_channel else least.max(initial=0)).astype(np.float32)
-    return Affine(affine.format, grown, affine.zero_point, affine.axis)
-
-
-def _is_empty(weight: Array, others: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which channels hold zeros alone; `others` are the axes but theirs."""
-    return np.asarray(~(weight != 0).any(axis=others))

@@ -1,8 +1,7 @@
 """Codes of weights and biases as numpy arrays, the same for every representation of a model.
 
 Weights are symmetric with one scale per output channel or for the whole, biases int32 with the scale ``s_x * s_w``
-(oneDNN; Rodriguez et al. 2018; docs/int8.md). `tests/models/torch_ops/test_weight_codes.py` holds these functions to
-those of the ONNX side.
+(oneDNN; Rodriguez et al. 2018; docs/int8.md).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from fewbits.data.batches import Array
 from fewbits.errors import PlanError
 from fewbits.formats.granularity import Channel, Tensor
 from fewbits.formats.numerics.affine import Affine, symmetric
@@ -25,6 +25,8 @@ Float = NDArray[np.float32]
 
 _BIAS_LIMIT: Final = 2.0**30
 """Half of what int32 holds: the other half is for the sum of products that the bias is added to."""
+_PART: Final = 1 << 22
+"""Elements that are rounded at a time."""
 _SHRINKS: Final = np.linspace(1.0, 0.25, 16, dtype=np.float32)
 _WIDE: Final = 8
 
@@ -37,23 +39,79 @@ class ChannelCodes:
     scale: Float
 
 
-def channel_codes(weight: Float, operand: ScaledFormat, bias: Float | None, activation_scale: float) -> ChannelCodes:
-    """`weight`, whose output channels are axis 0, rounded to nearest. Scales grow where an int32 bias would overflow;
-    a channel of zeros takes the smallest scale of the others."""
+def weight_affine(
+    weight: Float,
+    operand: ScaledFormat,
+    axis: int,
+    bias: Float | None,
+    activation_scale: float,
+    scale: Float | None = None,
+) -> Affine:
+    """Scales of a weight: per output channel (along `axis`) or for the whole tensor; the `scale` of channels if that is
+    given.
+
+    A channel's scale grows where its int32 bias would overflow, and a channel of zeros takes the
+    smallest scale of its neighbours, so that its bias keeps its precision.
+    """
     per_channel = operand.granularity != Tensor()
-    others = tuple(range(1 if per_channel else 0, weight.ndim))
-    absmax = np.abs(weight).max(axis=others, initial=0)
+    others = tuple(i for i in range(weight.ndim) if i != axis or not per_channel)
+    # Without a copy of the magnitudes, which would be as large as the weight.
+    absmax = np.maximum(weight.max(axis=others, initial=0), -weight.min(axis=others, initial=0))
     positive = absmax[absmax > 0]
     absmax = np.where(absmax > 0, absmax, positive.min() if positive.size else 1).astype(np.float32)
-    affine = symmetric(absmax, integer(operand), 0 if per_channel else None)
-    if bias is not None:
-        least = np.abs(bias).astype(np.float64) / (activation_scale * _BIAS_LIMIT)
-        scale = np.maximum(affine.scale, least if per_channel else least.max(initial=0)).astype(np.float32)
-        affine = Affine(affine.format, scale, affine.zero_point, affine.axis)
-    sharing = Channel(0) if per_channel else Tensor()
-    shaped = affine.scale.reshape([-1 if per_channel and axis == 0 else 1 for axis in range(weight.ndim)])
-    codes = quantize(weight, ScaledFormat(affine.format, sharing), scale=shaped).codes
-    return ChannelCodes(codes.astype(np.int8), np.broadcast_to(affine.scale, weight.shape[:1]).copy())
+    affine = symmetric(absmax, integer(operand), axis if per_channel else None)
+    if scale is not None:
+        affine = Affine(
+            affine.format, np.where(_is_empty(weight, others), affine.scale, scale), affine.zero_point, axis
+        )
+    if bias is None:
+        return affine
+    least = np.abs(bias).astype(np.float64) / (activation_scale * _BIAS_LIMIT)
+    if per_channel and least.size > affine.scale.size:
+        least = least.reshape(-1, affine.scale.size).max(axis=0)
+    grown = np.maximum(affine.scale, least if per_channel else least.max(initial=0)).astype(np.float32)
+    return Affine(affine.format, grown, affine.zero_point, affine.axis)
+
+
+def _is_empty(weight: Array, others: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Which channels hold zeros alone; `others` are the axes but theirs."""
+    return np.asarray(~(weight != 0).any(axis=others))
+
+
+def weight_codes(weight: Array, affine: Affine) -> Array:
+    """Codes of `weight` with symmetric scales, for the whole of it or along one axis; or with one scale and a zero
+    point."""
+    step = max(1, _PART // max(1, weight[:1].size)) if weight.ndim else 1
+    if weight.ndim and len(weight) > step:
+        # Rounding takes several times the memory of what it rounds; element by element, parts give the same.
+        starts = range(0, len(weight), step)
+        return np.concatenate([weight_codes(weight[s : s + step], _rows(affine, s, s + step)) for s in starts])
+    sharing = Tensor() if affine.axis is None else Channel(affine.axis)
+    shape = [-1 if place == affine.axis else 1 for place in range(weight.ndim)]
+    # Without a zero point of its own, an unsigned format has it in the middle.
+    shifted = not affine.format.signed
+    format = ScaledFormat(affine.format, sharing, asymmetric=shifted)
+    zero = affine.zero_point.reshape(shape) if shifted else 0
+    return quantize(weight, format, scale=affine.scale.reshape(shape), zero_point=zero).codes
+
+
+def _rows(affine: Affine, start: int, stop: int) -> Affine:
+    """`affine` for the entries `start` to `stop` of the first axis."""
+    if affine.axis != 0:
+        return affine
+    return Affine(affine.format, affine.scale[start:stop], affine.zero_point[start:stop], 0)
+
+
+def bias_codes(bias: Array, scale: Array) -> Array:
+    """`bias` in steps of `scale`, as int32."""
+    return np.rint(bias.astype(np.float64) / scale).astype(np.int32)
+
+
+def channel_codes(weight: Float, operand: ScaledFormat, bias: Float | None, activation_scale: float) -> ChannelCodes:
+    """`weight`, whose output channels are axis 0, rounded to nearest, with the scales of `weight_affine`."""
+    affine = weight_affine(weight, operand, 0, bias, activation_scale)
+    codes = weight_codes(weight, affine).astype(np.int8)
+    return ChannelCodes(codes, np.broadcast_to(affine.scale, weight.shape[:1]).copy())
 
 
 def given_channel_codes(given: QTensor[NDArray[Any]], shape: tuple[int, ...]) -> ChannelCodes:

@@ -13,10 +13,15 @@ from fewbits.formats.numerics.affine import of_range
 from fewbits.formats.quantize import dequantize, quantize
 from fewbits.formats.scaled import ScaledFormat
 from fewbits.formats.scheme import Scheme
-from fewbits.models import onnx_emulate, onnx_weights
+from fewbits.models import onnx_emulate
 from fewbits.models.torch_ops.emulated_layers import static_scale
 from fewbits.models.torch_ops.writing import write
-from fewbits.models.weight_codes import channel_codes, rounded_bias, rounded_weight
+from fewbits.models.weight_codes import (
+    bias_codes,
+    channel_codes,
+    rounded_bias,
+    rounded_weight,
+)
 from torch_calls import DYNAMIC, EXACT, RANGE, STATIC, away, embedding, linear
 
 RNG = np.random.default_rng(0)
@@ -32,16 +37,27 @@ def weights(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("granularity", [Channel(), Tensor()])
 @pytest.mark.parametrize("bits", [8, 7, 4])
 @pytest.mark.parametrize("shape", [(6, 5), (6, 2, 3, 3)])
-def test_codes_and_biases_are_those_of_onnx(shape: tuple[int, ...], bits: int, granularity: Channel | Tensor) -> None:
+def test_codes_and_biases_are_those_of_the_page(
+    shape: tuple[int, ...], bits: int, granularity: Channel | Tensor
+) -> None:
+    """docs/int8.md in a few lines; ONNX files hold the same (`tests/models/test_onnx_weights.py`)."""
     values, operand = weights(*shape), ScaledFormat(IntFormat(bits, signed=True, restricted=True), granularity)
+    most, shared = 2 ** (bits - 1) - 1, granularity == Tensor()
+    largest = np.abs(values).reshape(1 if shared else len(values), -1).max(axis=1)
+    largest = np.where(largest > 0, largest, largest[largest > 0].min())
     for bias in (None, RNG.standard_normal(6).astype(np.float32) * 100):
-        affine = onnx_weights.weight_affine(values, operand, 0, bias, 0.01)
-        found = channel_codes(values, operand, bias, 0.01)
-        assert np.array_equal(found.codes, onnx_weights.weight_codes(values, affine))
-        assert np.array_equal(found.scale, np.broadcast_to(affine.scale, 6))
+        scale = (largest / np.float32(most)).astype(np.float32)
         if bias is not None:
-            step = affine.scale * np.float32(0.01)
-            codes = onnx_weights.bias_codes(bias, np.broadcast_to(step, 6))
+            least = np.abs(bias).astype(np.float64) / (0.01 * 2**30)
+            scale = np.maximum(scale, least.max() if shared else least).astype(np.float32)
+        found = channel_codes(values, operand, bias, 0.01)
+        steps = np.rint(values / scale.reshape(-1, *[1] * (values.ndim - 1)))
+        assert np.array_equal(found.codes, np.clip(steps, -most, most))
+        assert np.array_equal(found.scale, np.broadcast_to(scale, 6))
+        if bias is not None:
+            step = np.broadcast_to(scale * np.float32(0.01), 6)
+            codes = bias_codes(bias, step)
+            assert np.array_equal(codes, np.rint(bias.astype(np.float64) / step))
             assert np.array_equal(rounded_bias(bias, found.scale, np.float32(0.01)), (codes * step).astype(np.float32))
 
 
