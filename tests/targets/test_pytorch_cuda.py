@@ -74,7 +74,7 @@ BOUNDS: Mapping[Scheme, float] = {
 NEAR = 0.01
 """How far a kernel may be from the emulation of its scheme in float32: results in bf16, sums in fewer bits."""
 WIDTH = 256
-X = torch.randn(96, WIDTH, generator=torch.Generator().manual_seed(1))
+X = torch.randn(256, WIDTH, generator=torch.Generator().manual_seed(1))
 
 
 class Block(nn.Module):
