@@ -178,6 +178,8 @@ def main() -> None:
     start = time.perf_counter()
     if options.device == "cuda":
         torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"
+        # torch.export refuses convolutions and recurrent layers of different precisions.
+        torch.backends.cudnn.rnn.fp32_precision = "ieee"
     bench = Bench(options.device, options.small, options.calls)
     taken: list[Row] = []
     longest = 0.0
