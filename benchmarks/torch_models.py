@@ -177,9 +177,8 @@ def main() -> None:
     options = parser.parse_args()
     start = time.perf_counter()
     if options.device == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "ieee"
-        # torch.export refuses convolutions and recurrent layers of different precisions.
-        torch.backends.cudnn.rnn.fp32_precision = "ieee"
+        # The newer names (fp32_precision) leave flags behind that torch.export refuses.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     bench = Bench(options.device, options.small, options.calls)
     taken: list[Row] = []
     longest = 0.0

@@ -129,8 +129,14 @@ class IntegerLinear(LowPrecision):
 
     def _products(self, rows: torch.Tensor) -> torch.Tensor:
         count = rows.shape[0]
-        more = torch.sym_max(self.fewest - count, 0) if self.fewest else 0  # type: ignore[no-untyped-call]
+        more = _at_least(self.fewest - count) if self.fewest else 0
         # What compiles is the same for any number of rows; otherwise a copy is spared.
         if self.missing or (self.fewest and (torch.compiler.is_compiling() or more > 0)):
             rows = functional.pad(rows, (0, self.missing, 0, more))
         return int8_sums(rows, self.codes)[:count, : self.columns]
+
+
+def _at_least(missing: int) -> int:
+    """`missing`, at least 0; also of a size that is not known yet. Of a known one torch's own maximum ends the graph
+    of a compiler (torch 2.11)."""
+    return max(missing, 0) if isinstance(missing, int) else torch.sym_max(missing, 0)
