@@ -37,10 +37,10 @@ class Prober:
         }
         return CostTable("target", costs, measured=len(new), known=len(old))
 
-    def probe(self, limit: float | None) -> tuple[CostTable, Deadline]:
+    def probe(self, limit: float | None, wanted: Wanted = WANTED) -> tuple[CostTable, Deadline]:
         journal = Journal(MemoryLines())
         deadline = Deadline(journal, Pace(journal, self), 0.0, limit)
-        return probe_in_time(deadline, WANTED, self.measure), deadline
+        return probe_in_time(deadline, wanted, self.measure), deadline
 
 
 def refused(table: CostTable) -> dict[str, set[str]]:
@@ -63,6 +63,12 @@ def test_the_likeliest_come_first_and_the_others_are_refused_with_the_reason() -
     assert refused(table) == {"a": {str(STORED), str(INT8_DYNAMIC)}, "b": set()}
     assert "no time to measure" in table.costs["a"][str(STORED)].refusal
     assert "schemes were measured after 1 of 3" in deadline.notes[0]
+
+
+def test_where_there_are_no_static_codes_the_likeliest_scheme_is_measured_whatever_the_time() -> None:
+    """As on a GPU: a table of fp32 alone leaves nothing to choose."""
+    table, _ = Prober().probe(0.001, {"a": [FP32, INT8_DYNAMIC, BF16], "b": [FP32]})
+    assert refused(table) == {"a": {str(INT8_DYNAMIC)}, "b": set()}
 
 
 def test_fp32_and_static_codes_are_measured_whatever_the_time() -> None:

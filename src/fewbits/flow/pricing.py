@@ -10,7 +10,7 @@ from fewbits.costs.measured import Measuring, cost_table
 from fewbits.costs.table import CostTable
 from fewbits.data.batches import Arrays, Batch
 from fewbits.flow.job import Job
-from fewbits.flow.probing import probe_in_time
+from fewbits.flow.probing import NO_TIME, probe_in_time
 from fewbits.flow.site import Site
 from fewbits.formats.scheme import FP32, Scheme
 from fewbits.graph import Graph, Kind
@@ -74,7 +74,7 @@ def _narrowed(job: Job, site: Site, table: CostTable) -> Site:
         ]
         for name, costs in table.costs.items()
     }
-    gone = sorted({str(refusal.scheme) for one in refused.values() for refusal in one})
+    gone = sorted({str(refusal.scheme) for one in refused.values() for refusal in one if refusal.reason != NO_TIME})
     if gone:
         job.progress.say(f"{site.name} does not run everywhere: {', '.join(gone)}")
     return Site(site.target, site.space.without(refused), table)

@@ -14,7 +14,7 @@ from fewbits.formats.scheme import Scheme
 
 _SHARE: Final = 1 / 3
 """Of the time limit, what probing may take: all that comes after it is of more use than another scheme."""
-_NO_TIME: Final = "the time limit left no time to measure it"
+NO_TIME: Final = "the time limit left no time to measure it"
 
 Measure = Callable[[Wanted], CostTable]
 
@@ -22,11 +22,15 @@ Measure = Callable[[Wanted], CostTable]
 def probe_in_time(deadline: Deadline, wanted: Wanted, measure: Measure) -> CostTable:
     """What `measure` gives for those schemes of `wanted` (group → schemes) that there is time for; the others refused.
 
-    fp32 and static codes are measured in any case: without them there is little to search.
+    fp32 and static codes are measured in any case, where there are none the likeliest other scheme: without them there
+    is little to search.
     """
     offered = {scheme for schemes in wanted.values() for scheme in schemes}
     others = sorted((one for one in offered if not (one.is_fp32 or one.is_static)), key=_unlikely)
     chosen = offered.difference(others)
+    if all(one.is_fp32 for one in chosen):
+        chosen.update(others[:1])
+        others = others[1:]
     began = deadline.elapsed
     table = measure(_only(wanted, chosen))
     measured = table.measured
@@ -53,7 +57,7 @@ def _only(wanted: Wanted, chosen: Collection[Scheme]) -> Wanted:
 
 
 def _refusing(table: CostTable, wanted: Wanted, left_out: Collection[Scheme]) -> dict[str, dict[str, RegionCost]]:
-    refused = RegionCost(0.0, 0.0, 0.0, "", "", _NO_TIME, "")
+    refused = RegionCost(0.0, 0.0, 0.0, "", "", NO_TIME, "")
     return {
         name: {**table.costs.get(name, {}), **{str(one): refused for one in schemes if one in left_out}}
         for name, schemes in wanted.items()

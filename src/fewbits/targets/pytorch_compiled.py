@@ -26,10 +26,11 @@ from typing import Final
 import torch
 from torch import fx
 from torch.autograd.profiler_util import FunctionEvent
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import record_function
 
 from fewbits.models.pytorch.converted import Converted, Label
 from fewbits.models.torch_ops.executed import launched, operand_types
+from fewbits.models.torch_ops.profiling import profiled, wait
 from fewbits.targets.protocol import Executed, usual
 from fewbits.targets.pytorch_eager import DROPPED_CALLS
 from fewbits.targets.pytorch_origins import GENERATED, NAME, Origins, led_back
@@ -124,14 +125,12 @@ class _Part:
 
 
 def _profiled(parts: Sequence[_Part], labels: Sequence[Label], calls: int, device: str) -> Iterator[Executed]:
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
-    with profile(activities=activities, record_shapes=True, acc_events=True) as seen:
+    with profiled(device) as seen:
         for place, part in enumerate(parts):
             for _ in range(calls):
                 with record_function(f"{_ROUND}{place}"):
                     part.call(*part.given)
-        if device == "cuda":
-            torch.cuda.synchronize()
+        wait(device)
     events, types = list(seen.events() or ()), operand_types(seen)
     for place, part in enumerate(parts):
         rounds = [list(_kernels(one)) for one in events if one.name == f"{_ROUND}{place}"]

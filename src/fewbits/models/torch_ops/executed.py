@@ -14,10 +14,11 @@ import torch
 from torch import fx
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.autograd.profiler_util import FunctionEvent
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import profile, record_function
 
 from fewbits.errors import WorkerError
 from fewbits.models.torch_ops.kernels import WIDTHS, Kernel, cuda_precision, narrowest
+from fewbits.models.torch_ops.profiling import profiled, wait
 
 _WARM: Final = 2
 _MICRO: Final = 1e-6
@@ -57,15 +58,12 @@ def executed(call: Callable[[], object]) -> tuple[Kernel, ...]:
     `call` is run three times: what compiles or packs at first has done so before it is looked at. Operators that move
     nothing (views, allocations) are left out; seconds are their own, without those that they call.
     """
-    activities = [ProfilerActivity.CPU]
-    if torch.cuda.is_available():
-        activities.append(ProfilerActivity.CUDA)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     for _ in range(_WARM):
         call()
-    with profile(activities=activities, record_shapes=True, acc_events=True) as found:
+    with profiled(device) as found:
         call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        wait(device)
     types = operand_types(found)
     events = sorted(found.events() or (), key=lambda one: one.time_range.start)
     on_host = [one for one in events if one.device_type == DeviceType.CPU]
@@ -95,14 +93,14 @@ def onednn_by_call(
 def operators_by_call(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Mapping[int, tuple[Kernel, ...]]:
     """PyTorch's operators for every call of a graph, by its number among them, read from the profiler while it runs
     call by call. Calls that compute nothing are left out."""
-    return _by_call(module, inputs, (ProfilerActivity.CPU,), _operators)
+    return _by_call(module, inputs, "cpu", _operators)
 
 
 def launched_by_call(module: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Mapping[int, tuple[Kernel, ...]]:
     """The kernels that every call of a graph launches on the GPU, by its number among them, read from the profiler
     while it runs call by call; the operator is the innermost one around a launch. Calls that launch nothing are left
     out."""
-    return _by_call(module, inputs, (ProfilerActivity.CPU, ProfilerActivity.CUDA), launched)
+    return _by_call(module, inputs, "cuda", launched)
 
 
 _Types = Mapping[int, tuple[str, ...]]
@@ -134,16 +132,15 @@ def launched(events: Iterable[FunctionEvent], types: _Types) -> Iterator[Kernel]
 def _by_call(
     module: fx.GraphModule,
     inputs: Sequence[torch.Tensor],
-    activities: Sequence[ProfilerActivity],
+    device: str,
     kernels: Callable[[Sequence[FunctionEvent], _Types], Iterator[Kernel]],
 ) -> Mapping[int, tuple[Kernel, ...]]:
     runs = _Naming(module)
     runs.run(*inputs)
     runs.number = 0
-    with profile(activities=activities, record_shapes=True, acc_events=True) as found:
+    with profiled(device) as found:
         runs.run(*inputs)
-        if ProfilerActivity.CUDA in activities:
-            torch.cuda.synchronize()
+        wait(device)
     types = operand_types(found)
     parts: dict[int, list[FunctionEvent]] = {}
     for event in found.events() or ():
