@@ -144,7 +144,8 @@ def outputs(job: Job, predict: Predict, data: Dataset) -> Iterator[Arrays]:
 
 
 def under(job: Job, plan: Plan, work: Callable[[Predict], T]) -> T:
-    """What `work` makes of the model under `plan`, one of many that are not needed again, run on the plan's target."""
+    """What `work` makes of the model under `plan`, one of many that are not needed again, run on the plan's target; for
+    errors of outputs, not for scores that are promised: what it compiles is not compiled."""
     return _run_as(job, plan, job.model.converted(plan), work)
 
 
@@ -155,5 +156,5 @@ def kept_under(job: Job, plan: Plan, work: Callable[[Predict], T]) -> T:
 
 def _run_as(job: Job, plan: Plan, artifact: Artifact, work: Callable[[Predict], T]) -> T:
     job.original.rest()
-    with job.site(plan.target).target.open(artifact) as session:
+    with job.site(plan.target).target.open_once(artifact) as session:
         return work(predictor(session, job.model.inputs))

@@ -120,6 +120,10 @@ class OnnxRuntime:
             return self._opened(artifact, self._options())
         return SessionPool([self._opened(artifact, self._options()) for _ in range(self.streams)])
 
+    def open_once(self, artifact: Artifact) -> Session:
+        """The same: nothing here pays after many calls only."""
+        return self.open(artifact)
+
     def files(self, artifact: Artifact, folder: Path) -> Mapping[str, Path]:
         """None: ONNX is its own form."""
         return {}

@@ -117,6 +117,10 @@ class OpenVino:
         unread = _unread(compiled, artifact)
         return SessionPool([session_of(compiled, unread) for _ in range(self.streams)])
 
+    def open_once(self, artifact: Artifact) -> Session:
+        """The same: nothing here pays after many calls only."""
+        return self.open(artifact)
+
     def files(self, artifact: Artifact, folder: Path) -> Mapping[str, Path]:
         """OpenVINO's intermediate representation: ``.xml`` and ``.bin``. Raises ModelError."""
         path = folder / "model.xml"

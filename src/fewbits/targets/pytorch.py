@@ -158,6 +158,10 @@ class Torch:
         call = compiled_call(graph) if self.compiled else graph
         return TorchSession(module, _names(module), module.names, self.device, self.threads, call)
 
+    def open_once(self, artifact: Artifact) -> Session:
+        """See Target.open_once: call by call."""
+        return replace(self, compiled=False).open(artifact)
+
     def files(self, artifact: Artifact, folder: Path) -> Mapping[str, Path]:
         """None: a stored module is its own form."""
         return {}

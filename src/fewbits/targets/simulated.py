@@ -78,6 +78,10 @@ class Simulated:
         """Load `artifact` for emulation. Raises ModelError."""
         return self.runtime.open(artifact)
 
+    def open_once(self, artifact: Artifact) -> Session:
+        """The same: nothing here pays after many calls only."""
+        return self.open(artifact)
+
     def files(self, artifact: Artifact, folder: Path) -> Mapping[str, Path]:
         """None: the emulation is ONNX."""
         return {}

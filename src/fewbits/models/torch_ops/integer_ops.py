@@ -10,7 +10,8 @@ from fewbits.models.torch_ops.activation_codes import SHIFT
 
 def signed(codes: torch.Tensor) -> torch.Tensor:
     """Unsigned codes minus 128, s8."""
-    return (codes.to(torch.int16) - SHIFT).to(torch.int8)
+    # By way of a type for which the compiler writes vectors: of 16 bits it does not know any.
+    return (codes.to(torch.int32) - SHIFT).to(torch.int8)
 
 
 def int8_sums(rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
