@@ -81,8 +81,8 @@ class Target(Protocol):
         """Load `artifact`. Raises ModelError if the runtime refuses it."""
 
     def open_once(self, artifact: Artifact) -> Session:
-        """The same model for a few calls: without what takes long and pays after many (compiling). Its numbers may differ
-        in their last bits. Raises as `open`."""
+        """The same model for a few calls: without what takes long and pays after many (compiling). Its numbers may
+        differ in their last bits. Raises as `open`."""
 
     def files(self, artifact: Artifact, folder: Path) -> Mapping[str, Path]:
         """`artifact` in the runtime's own form, as files in `folder`, by their suffixes; none if that is ONNX."""
