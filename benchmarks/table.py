@@ -311,6 +311,27 @@ def torch_cpu_table(path: Path) -> str:
     return markdown(head, rows) + taken([TypeAdapter(Taken).validate_python(one) for one in stored["taken"].values()])
 
 
+def minilm_module_table(path: Path) -> str:
+    """MiniLM as a module, tuned with its own metric: one line per candidate."""
+    if not path.is_file():
+        return NOT_MEASURED
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    speeds = {name: Interval(**one) for name, one in stored["comparison"]["speedups"].items()}
+    answers = {f"tuned, {one['target']}": one for one in stored["answers"]}
+    rows = []
+    for name, speed in speeds.items():
+        answer = answers.get(name)
+        size = "-" if answer is None else f"{answer['bytes'] / 1e6:.1f} MB"
+        kept = "-" if answer is None else f"{answer['agreement']:.3f}"
+        schemes = {} if answer is None else answer["schemes"]
+        most = sorted(schemes.items(), key=lambda one: -one[1])
+        said = ", ".join(f"{count} `{scheme}`" for scheme, count in most) or "-"
+        spent = "-" if answer is None else f"{answer['seconds'] / 60:.0f} min"
+        rows.append((name, _speedup(speed), size, kept, said, spent))
+    head = ("candidate", "speed-up", "file", "agreement", "groups in", "tuned in")
+    return markdown(head, rows) + taken([TypeAdapter(Taken).validate_python(stored["taken"])])
+
+
 def onednn_traps_table(path: Path) -> str:
     """What int8 convolutions lose in oneDNN, and how they are called instead: one line per shape."""
     if not path.is_file():
@@ -438,6 +459,7 @@ _RESULTS = ROOT / "benchmarks" / "results"
 TABLES: Mapping[str, Callable[[], str]] = {
     "formats_gpu": lambda: formats_gpu_table(_RESULTS / "formats_gpu.json"),
     "torch_cpu": lambda: torch_cpu_table(_RESULTS / "torch_cpu.json"),
+    "minilm_module": lambda: minilm_module_table(_RESULTS / "minilm_module.json"),
     "onednn_traps": lambda: onednn_traps_table(_RESULTS / "onednn_traps.json"),
     "auto_target": lambda: auto_target_table(_RESULTS / "auto_target.json"),
     "torch_models": lambda: torch_models_table(_RESULTS / "torch_models_gpu.json"),
