@@ -33,6 +33,7 @@ TORCH_ARTEFACT = {
     "models.pytorch.retracing",
     "models.torch_ops.executed",
     "models.torch_ops.kernels",
+    "models.torch_ops.profiling",
 }
 """What a PyTorch target opens: an artefact of that framework is a module, and needs its class; and how its kernels are
 read back."""
@@ -76,8 +77,9 @@ ALLOWED: Mapping[str, set[str]] = {
     "models.protocol": DESCRIPTIONS | {"codes", "data", "transfer"},
     "models.pytorch.call_form": set(),
     "models.pytorch.inference": {"files"},
-    "models.torch_ops.executed": {"models.torch_ops.kernels"},
+    "models.torch_ops.executed": {"models.torch_ops.kernels", "models.torch_ops.profiling"},
     "models.torch_ops.kernels": set(),
+    "models.torch_ops.profiling": set(),
     "models.pytorch.retracing": set(),
     "models.pytorch.converted": {"data", "graph", "models.pytorch.call_form", "models.pytorch.inference"}
     | {"models.pytorch.retracing"}
