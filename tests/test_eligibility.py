@@ -249,3 +249,10 @@ class TestStored:
 def test_blocks_that_do_not_fill_the_depth(scheme: Scheme) -> None:
     assert "depth of 48" in reason(product(Kind.MATMUL, (48, 6)).graph(), 0, scheme)
     assert reason(product(Kind.MATMUL, (64, 6)).graph(), 0, scheme) == ""
+
+
+def test_what_finds_its_range_at_every_call_is_smoothed_in_modules_only() -> None:
+    sketch = product(Kind.MATMUL, (4, 6))
+    graph = sketch.graph(sketch.nodes[-1].outputs[0])
+    assert reason(graph, scheme=INT8_DYNAMIC) == ""
+    assert "is not smoothed there" in reason(graph, scheme=replace(INT8_DYNAMIC, smoothed=True))

@@ -166,3 +166,13 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(TargetError, match=r"needs a C\+\+ compiler.*torch:cpu"):
             open_target("torch:cpu:compiled", threads=1)
         assert open_target("torch:cpu", threads=1).name == "torch:cpu"
+
+
+def test_for_a_few_calls_nothing_is_compiled() -> None:
+    """Hundreds of forms are looked at once each when groups are ranked."""
+    model = TorchModel.of(nn.Linear(64, 8), {"input": X})
+    session = Torch(1, compiled=True).open_once(model.original())
+    assert session.call is session.module.graph_module  # type: ignore[attr-defined]
+    (found,) = session({"input": X.numpy()}).values()
+    (wanted,) = EAGER.open(model.original())({"input": X.numpy()}).values()
+    assert (found == wanted).all()

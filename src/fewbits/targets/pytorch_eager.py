@@ -17,6 +17,7 @@ from fewbits.formats.scheme import Scheme
 from fewbits.models.pytorch.converted import Converted, Label
 from fewbits.models.torch_ops.executed import launched_by_call, onednn_by_call, operators_by_call
 from fewbits.models.torch_ops.kernels import Kernel, named, product_among
+from fewbits.models.torch_ops.profiling import wait
 from fewbits.targets.protocol import Executed, usual
 
 DROPPED_CALLS: Final = 2
@@ -116,7 +117,7 @@ class _Timing(fx.Interpreter):
 
     def __init__(self, module: Converted, device: str) -> None:
         super().__init__(module.graph_module)
-        self._synchronise = device == "cuda"
+        self._device = device
         calls = [node for node in module.graph.nodes if node.op in ("call_function", "call_module")]
         self._labels = dict(zip(calls, module.labels, strict=True))
         self._numbers = {node: number for number, node in enumerate(calls)}
@@ -129,8 +130,7 @@ class _Timing(fx.Interpreter):
             return super().run_node(n)
         before = perf_counter()
         value = super().run_node(n)
-        if self._synchronise:
-            torch.cuda.synchronize()
+        wait(self._device)
         self._seconds.setdefault(n, []).append(perf_counter() - before)
         self._precision[n] = self._ran_in(n, value)
         return value

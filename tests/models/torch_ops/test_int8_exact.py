@@ -173,6 +173,28 @@ def test_what_is_fused_is_what_stood_behind(make: object, activation: Activation
     assert str(activation) in str(module)
 
 
+@pytest.mark.parametrize("scheme", [STATIC, SYMMETRIC, DYNAMIC])
+@pytest.mark.parametrize("added", [Added.NOTHING, Added.FLOATS])
+@pytest.mark.parametrize("activation", [Activation.NONE, *FUSED])
+def test_for_a_compiler_a_product_is_the_same(activation: Activation, added: Added, scheme: str) -> None:
+    layer = linear(scheme)
+    for result in (torch.float32, torch.bfloat16, torch.uint8):
+        call = replace(layer.call, activation=activation, added=added, result=result)
+        if Int8Linear.supported(call):
+            continue
+        module = Int8Linear.from_float(call, layer.weight, layer.bias, [RANGE, OUT] if scheme != DYNAMIC else [OUT])
+        given = (*layer.inputs, torch.randn(6, 45).to(result)) if call.adds else layer.inputs
+        torch._dynamo.reset()
+        with torch.inference_mode():
+            found = torch.compile(module, fullgraph=True, backend="aot_eager")(*given).double()
+            wanted = module(*given).double()
+        # Of codes one may round the other way; of small floats the last bit may differ.
+        bound = 1.0 if result == torch.uint8 else 2.0**-7 if result == torch.bfloat16 else 1e-5
+        assert ((found - wanted).abs() <= bound * (1.0 if result == torch.uint8 else 1 + wanted.abs())).all()
+        if result == torch.uint8:
+            assert (found != wanted).double().mean() <= 0.01
+
+
 def test_every_activation_is_fused_somewhere() -> None:
     for activation in set(FUSED) - {Activation.RELU6}:
         assert not Int8Linear.supported(replace(linear(STATIC).call, activation=activation))

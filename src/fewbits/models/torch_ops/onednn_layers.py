@@ -41,8 +41,8 @@ _ACTIVATIONS: Final[Mapping[Activation, Callable[[torch.Tensor], torch.Tensor]]]
     Activation.GELU_TANH: lambda x: functional.gelu(x, approximate="tanh"),
     Activation.SILU: functional.silu,
     Activation.HARDSWISH: functional.hardswish,
-    Activation.RELU6: functional.relu6,
 }
+"""Those behind a product (`LINEAR_FUSES`), as torch computes them."""
 _RESULTS = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 
 
